@@ -1,0 +1,5 @@
+"""`python -m magnetar`."""
+
+from magnetar.cli.app import main
+
+main()

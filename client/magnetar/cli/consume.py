@@ -1,0 +1,51 @@
+"""`magnetar consume`: one message a line on stdout, and nothing else there."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+
+
+def consume(
+    topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
+    subscription: Annotated[str, typer.Option("-s", "--subscription")],
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=0, help="Stop after so many; 0 is never.")
+    ] = 0,
+    wait_ms: Annotated[
+        int, typer.Option(min=0, help="Stop when none came for so long; 0 waits for ever.")
+    ] = 0,
+    shared: Annotated[bool, typer.Option(help="Share the subscription with others.")] = False,
+    latest: Annotated[bool, typer.Option(help="A new subscription begins at the end.")] = False,
+    url: ServiceUrl = DEFAULT_URL,
+) -> None:
+    """Print messages and acknowledge them once printed; a new subscription begins at the start."""
+    from magnetar import ConsumerType, InitialPosition
+    from magnetar.errors import OperationTimeout
+    from magnetar.sync import Client
+
+    with (
+        Client(url) as client,
+        client.subscribe(
+            topic,
+            subscription,
+            consumer_type=ConsumerType.Shared if shared else ConsumerType.Exclusive,
+            initial_position=InitialPosition.Latest if latest else InitialPosition.Earliest,
+        ) as consumer,
+    ):
+        printed = 0
+        while count == 0 or printed < count:
+            try:
+                message = consumer.receive(timeout_millis=wait_ms or None)
+            except OperationTimeout:
+                if wait_ms:
+                    return
+                raise
+            sys.stdout.buffer.write(message.data + b"\n")
+            sys.stdout.buffer.flush()
+            consumer.acknowledge(message)
+            printed += 1

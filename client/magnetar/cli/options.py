@@ -1,0 +1,26 @@
+"""Options several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+ServiceUrl = Annotated[
+    str,
+    typer.Option(
+        "--url", envvar="MAGNETAR_SERVICE_URL", help="magnetar://host:port[,host:port…]"
+    ),
+]
+DEFAULT_URL = "magnetar://127.0.0.1:6650"
+
+
+class Output(StrEnum):
+    """How a command prints what it found."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print the result.")]

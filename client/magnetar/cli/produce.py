@@ -1,0 +1,74 @@
+"""`magnetar produce`: lines in, durable messages out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.errors import InvalidArgument
+
+LINES_A_CALL = 512
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    """Each line without its newline; `-` is stdin, read as it comes."""
+    try:
+        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {file}: {error.strerror}") from error
+    with source:
+        for line in source:
+            yield line.removesuffix(b"\n")
+
+
+def _contents(messages: list[str], files: list[str]) -> Iterator[bytes]:
+    for message in messages:
+        yield message.encode()
+    for file in files:
+        yield from _lines(file)
+
+
+def _chunks(contents: Iterator[bytes]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    for content in contents:
+        chunk.append(content)
+        if len(chunk) == LINES_A_CALL:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def produce(
+    topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
+    message: Annotated[list[str] | None, typer.Option("-m", "--message")] = None,
+    file: Annotated[
+        list[str] | None, typer.Option("-f", "--file", help="A line a message; - is stdin.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Producer name: what was stored under it is not stored again.")
+    ] = "",
+    url: ServiceUrl = DEFAULT_URL,
+) -> None:
+    """Publish messages; the last line on stderr says how many are durable.
+
+    Exit status 0 means that every message is.
+    """
+    if not message and not file:
+        raise InvalidArgument("nothing to publish: give -m TEXT or -f FILE (- for stdin)")
+    from magnetar.sync import Client
+
+    acknowledged = 0
+    with Client(url) as client, client.create_producer(topic, producer_name=name) as producer:
+        try:
+            for chunk in _chunks(_contents(message or [], file or [])):
+                producer.send_many(chunk)
+            producer.flush()
+        finally:
+            acknowledged = producer.acknowledged_messages
+            typer.echo(f"{acknowledged} messages are durable", err=True)
