@@ -1,0 +1,168 @@
+"""Topic records: owner, ledgers and state ledgers, all under one compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from magnetar.errors import InvalidFrame
+from magnetar.ids import BrokerId, LedgerId
+from metadata import paths
+from metadata.cas import create_settled, delete_settled, put_settled
+from metadata.records import Json, RecordReader, encode_record
+from metadata.store import Cancel, MetadataStore, child_names
+
+NO_LEDGER_ID = LedgerId(-1)
+"""`last_ledger_id` of a topic that never had a ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Which life of which broker owns the topic; `epoch` grows with every change of owner."""
+
+    broker_id: BrokerId
+    incarnation: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerInfo:
+    """One ledger of the chain. `entries` is -1 while unknown (open or not yet recovered)."""
+
+    ledger_id: LedgerId
+    entries: int = -1
+    size_bytes: int = 0
+    first_ordinal: int = 0
+    closed_ms: int = 0
+    last_append_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRecord:
+    """A topic's managed log. `last_ledger_id` is the highest ever taken, so that no ledger at or
+    below it is accepted again; `next_ordinal` follows the last closed ledger;
+    `trimmed_ledgers` counts the ledgers deleted so far."""
+
+    name: str
+    owner: Owner | None = None
+    ledgers: tuple[LedgerInfo, ...] = ()
+    state_ledgers: tuple[LedgerId, ...] = ()
+    last_ledger_id: LedgerId = NO_LEDGER_ID
+    next_ordinal: int = 0
+    created_ms: int = 0
+    trimmed_ledgers: int = 0
+    terminated: bool = False
+    properties: tuple[tuple[str, str], ...] = ()
+    unknown_fields: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+
+def encode_topic(record: TopicRecord) -> bytes:
+    """The stored form."""
+    owner: Json = None
+    if record.owner is not None:
+        owner = {
+            "broker": record.owner.broker_id,
+            "incarnation": record.owner.incarnation,
+            "epoch": record.owner.epoch,
+        }
+    return encode_record(
+        {
+            "name": record.name,
+            "owner": owner,
+            "ledgers": [_encode_info(info) for info in record.ledgers],
+            "state_ledgers": [*record.state_ledgers],
+            "last_ledger_id": record.last_ledger_id,
+            "next_ordinal": record.next_ordinal,
+            "created_ms": record.created_ms,
+            "trimmed_ledgers": record.trimmed_ledgers,
+            "terminated": record.terminated,
+            "properties": dict(record.properties),
+        },
+        record.unknown_fields,
+    )
+
+
+def _encode_info(info: LedgerInfo) -> Json:
+    """An array, since a topic may have thousands of them within one node."""
+    return [
+        info.ledger_id,
+        info.entries,
+        info.size_bytes,
+        info.first_ordinal,
+        info.closed_ms,
+        info.last_append_ms,
+    ]
+
+
+def decode_topic(value: bytes) -> TopicRecord:
+    """Raises InvalidFrame for a malformed record, NotSupported for a newer format."""
+    reader = RecordReader("topic", value)
+    return TopicRecord(
+        reader.text("name"),
+        _decode_owner(reader.take("owner")),
+        tuple(_decode_info(part) for part in reader.items("ledgers")),
+        tuple(LedgerId(number) for number in reader.numbers("state_ledgers")),
+        LedgerId(reader.number("last_ledger_id")),
+        reader.number("next_ordinal"),
+        reader.number("created_ms"),
+        reader.number("trimmed_ledgers", 0),
+        reader.flag("terminated"),
+        reader.properties(),
+        reader.rest(),
+    )
+
+
+def _decode_owner(part: Any) -> Owner | None:
+    if part is None:
+        return None
+    reader = RecordReader.nested("topic owner", part)
+    return Owner(
+        BrokerId(reader.text("broker")), reader.text("incarnation"), reader.number("epoch")
+    )
+
+
+def _decode_info(part: Any) -> LedgerInfo:
+    if not isinstance(part, list) or len(part) < 6 or not all(type(n) is int for n in part):
+        raise InvalidFrame("a ledger of the stored topic is malformed")
+    return LedgerInfo(LedgerId(part[0]), *part[1:6])
+
+
+class TopicRepository:
+    """Topic records under compare-and-set; lost answers of its own writes are settled."""
+
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+
+    async def create(self, record: TopicRecord) -> int:
+        """Answers the version; raises AlreadyExists."""
+        return await create_settled(self._store, paths.topic(record.name), encode_topic(record))
+
+    async def get(self, name: str) -> tuple[TopicRecord, int]:
+        """The record and its version, by full name; raises NotFound."""
+        record = await self._store.get(paths.topic(name))
+        return decode_topic(record.value), record.version
+
+    async def update(self, record: TopicRecord, version: int) -> int:
+        """Replace the record if `version` is current; answers the new version. BadVersion means
+        that another broker acted as owner: fence, for good (M2)."""
+        path = paths.topic(record.name)
+        return await put_settled(self._store, path, encode_topic(record), version)
+
+    async def delete(self, name: str, version: int | None = None) -> None:
+        """Raises BadVersion, NotFound."""
+        await delete_settled(self._store, paths.topic(name), version)
+
+    async def list(self, tenant: str, namespace: str) -> list[str]:
+        """Full names of the namespace's topics, sorted; read bucket by bucket, no snapshot."""
+        folder = paths.topics_of(tenant, namespace)
+        names: list[str] = []
+        for bucket in await child_names(self._store, folder):
+            for part in await child_names(self._store, f"{folder}/{bucket}"):
+                local = paths.decode_name(part)
+                names.append(f"{paths.PERSISTENT}{tenant}/{namespace}/{local}")
+        return sorted(names)
+
+    def watch(self, name: str, callback: Callable[[], None]) -> Cancel:
+        """Call back after changes of the record, and after a reconnect."""
+        return self._store.watch(paths.topic(name), callback)
