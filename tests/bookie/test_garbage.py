@@ -1,0 +1,237 @@
+"""Deleting and compacting: nothing living is lost, nothing dead comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+
+import pytest
+
+from bookie.compaction import Compactor
+from bookie.garbage import TOMBSTONE_AGE_MS, GarbageCollector
+from bookie.storage import BookieStorage
+from ledger.wire import Status
+from magnetar.errors import ConnectionLoss
+from magnetar.ids import LedgerId
+from magnetar.runtime.clock import SystemClock
+from tests.bookie.house import LIMITS, House, house, request
+from tests.bookie.memory_disk import MemoryDisk
+
+SMALL_FILES = dataclasses.replace(LIMITS, file_bytes=2000, cache_bytes=0)
+
+
+class Metadata:
+    """Which ledgers exist, and whether it answers."""
+
+    def __init__(self, *ledgers: int) -> None:
+        self.ledgers = set(ledgers)
+        self.silent = False
+
+    async def exists(self, ledger_id: LedgerId) -> bool:
+        await asyncio.sleep(0)
+        if self.silent:
+            raise ConnectionLoss("no answer")
+        return ledger_id in self.ledgers
+
+
+def collector(it: House, metadata: Metadata, live_ratio: float = 0.6) -> GarbageCollector:
+    compactor = Compactor(it.storage, random.Random(2), live_ratio=live_ratio, max_victims=100)
+    return GarbageCollector(it.storage, metadata.exists, compactor, SystemClock())
+
+
+async def two_ledgers(it: House, entries: int = 60) -> None:
+    """Ledgers 1 and 2, interleaved over several files, all indexed."""
+    for start in range(0, entries, 10):
+        await it.fill(10, ledger=1, first=start)
+        await it.fill(10, ledger=2, first=start)
+    await it.indexed()
+
+
+async def test_R19_only_provably_absent_ledgers_are_deleted() -> None:
+    async with house() as it:
+        await two_ledgers(it)
+        metadata = Metadata(2)
+        metadata.silent = True
+        result = await collector(it, metadata).collect()
+        assert (result.deleted_ledgers, result.complete) == (0, False)
+        assert len(await it.bodies(0, 100, ledger=1)) == 60
+        metadata.silent = False
+        result = await collector(it, metadata).collect()
+        assert (result.deleted_ledgers, result.complete) == (1, True)
+        assert (await it.read(0, ledger=1)).status is Status.NO_LEDGER
+        assert len(await it.bodies(0, 100, ledger=2)) == 60
+
+
+async def test_a_late_add_does_not_bring_a_deleted_ledger_back() -> None:
+    async with house() as it:
+        await it.fill(3, ledger=1)
+        await collector(it, Metadata()).collect()
+        for kept in (None, 0, -1):
+            assert await it.add(request(3, ledger=1)) is Status.FENCED
+            assert await it.add(request(0, ledger=1, recovery=True)) is Status.NO_LEDGER
+            await it.crash(kept_batches=kept)
+            assert (await it.read(0, ledger=1)).status is Status.NO_LEDGER
+
+
+async def test_an_add_during_the_deletion_is_refused() -> None:
+    async with house() as it:
+        await it.fill(3, ledger=1)
+        it.disk.gate.clear()
+        deleting = asyncio.create_task(it.storage.delete_ledger(LedgerId(1)))
+        await asyncio.sleep(0)
+        assert await it.add(request(3, ledger=1)) is Status.FENCED
+        assert await it.add(request(3, ledger=1, recovery=True)) is Status.NO_LEDGER
+        it.disk.gate.set()
+        assert await deleting
+        await it.indexed()
+        assert list(it.index.ledgers()) == []
+
+
+async def test_compaction_moves_the_living_and_frees_the_rest() -> None:
+    async with house(SMALL_FILES) as it:
+        await two_ledgers(it)
+        before = it.storage.files.total_bytes()
+        result = await collector(it, Metadata(2)).collect()
+        assert result.compaction.moved_entries > 0
+        assert it.storage.files.total_bytes() < before
+        assert it.disk.names("run-")
+        assert await it.bodies(0, 100, ledger=2) == [
+            request(n, ledger=2).body for n in range(60)
+        ]
+        for kept in (None, 0, -1):
+            await it.crash(kept_batches=kept)
+            assert it.storage.node_state.limbo_epoch == 0
+            assert len(await it.bodies(0, 100, ledger=2)) == 60
+            assert (await it.read(0, ledger=1)).status is Status.NO_LEDGER
+
+
+async def test_a_fence_older_than_the_compacted_files_survives() -> None:
+    async with house(SMALL_FILES) as it:
+        await it.read(0, ledger=2, fence=True)
+        await it.read(0, ledger=77, fence=True)
+        for start in range(0, 60, 10):
+            await it.fill(10, ledger=1, first=start)
+        await it.indexed()
+        first = it.disk.names("log-")[0]
+        await collector(it, Metadata(2, 77)).collect()
+        assert first not in it.disk.names()
+        await it.crash(kept_batches=-1)
+        assert await it.add(request(0, ledger=2)) is Status.FENCED
+        assert await it.add(request(0, ledger=77)) is Status.FENCED
+
+
+async def test_the_unlinking_is_recorded_after_the_moved_places_are_flushed() -> None:
+    async with house(SMALL_FILES) as it:
+        await two_ledgers(it)
+        events: list[str] = []
+        flush, unlink = it.index.flush, it.disk.unlink
+
+        def flushed() -> None:
+            events.append("flush")
+            flush()
+
+        async def unlinked(name: str) -> None:
+            events.append("unlink")
+            assert it.storage.log.durable.offset > 0
+            await unlink(name)
+
+        it.index.flush = flushed  # type: ignore[method-assign]
+        it.disk.unlink = unlinked  # type: ignore[method-assign]
+        await collector(it, Metadata(2)).collect()
+        assert events[0] == "flush"
+        assert "unlink" in events
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_a_crash_anywhere_in_a_compaction_loses_nothing(seed: int) -> None:
+    chance = random.Random(seed)
+    async with house(SMALL_FILES) as it:
+        await two_ledgers(it)
+        task = asyncio.create_task(collector(it, Metadata(2)).collect())
+        for _ in range(chance.randrange(400)):
+            await asyncio.sleep(0)
+            if task.done():
+                break
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await it.crash(
+            chance=chance, kept_batches=chance.randrange(-1, it.index.unflushed_batches + 1)
+        )
+        assert it.storage.node_state.limbo_epoch == 0
+        assert await it.bodies(0, 100, ledger=2) == [
+            request(n, ledger=2).body for n in range(60)
+        ]
+        await collector(it, Metadata(2)).collect()
+        assert len(await it.bodies(0, 100, ledger=2)) == 60
+        present = {name for name in it.disk.names() if name[:4] in ("log-", "run-")}
+        assert len(present) == len(it.storage.files.listed)
+
+
+async def test_a_file_with_a_damaged_living_entry_is_never_unlinked() -> None:
+    async with house(SMALL_FILES) as it:
+        await two_ledgers(it)
+        name = it.disk.names("log-")[0]
+        body = bytes(request(3, ledger=2).body)
+        at = it.disk.files[name].content.find(body)
+        it.disk.rot(name, at)
+        await collector(it, Metadata(2)).collect()
+        assert name in it.disk.names()
+        assert (await it.read(3, ledger=2)).status is Status.UNKNOWN
+
+
+async def test_a_file_with_an_unreadable_region_is_never_unlinked() -> None:
+    async with house(SMALL_FILES) as it:
+        await two_ledgers(it)
+        name = it.disk.names("log-")[0]
+        at = it.disk.files[name].content.find(bytes(request(3, ledger=2).body))
+        it.disk.rot(name, at - 20)
+        await collector(it, Metadata()).collect()
+        assert name in it.disk.names()
+
+
+async def test_a_read_during_compaction_sees_every_entry() -> None:
+    async with house(SMALL_FILES) as it:
+        await two_ledgers(it)
+        task = asyncio.create_task(collector(it, Metadata(2)).collect())
+        while not task.done():
+            assert len(await it.bodies(0, 100, ledger=2)) == 60
+            await asyncio.sleep(0)
+        assert (await task).compaction.moved_entries
+
+
+async def test_old_tombstones_are_pruned() -> None:
+    class Later(SystemClock):
+        def wall_ms(self) -> int:
+            return super().wall_ms() + TOMBSTONE_AGE_MS + 60_000
+
+    it = House()
+    await it.storage.start()
+    await it.fill(1, ledger=1)
+    gc = collector(it, Metadata())
+    await gc.collect()
+    await it.indexed()
+    while it.index.state(LedgerId(1)) is None:
+        await asyncio.sleep(0)
+    assert isinstance(it.storage, BookieStorage)
+    assert isinstance(it.disk, MemoryDisk)
+    gc._clock = Later()
+    await gc.collect()
+    assert it.index.state(LedgerId(1)) is None
+    await it.storage.stop()
+
+
+async def test_a_repaired_entry_wins_over_its_damaged_copy_in_a_run() -> None:
+    async with house(SMALL_FILES) as it:
+        await two_ledgers(it)
+        await collector(it, Metadata(2)).collect()
+        body = bytes(request(3, ledger=2).body)
+        (run,) = [n for n in it.disk.names("run-") if body in it.disk.files[n].content]
+        it.disk.rot(run, it.disk.files[run].content.find(body))
+        assert (await it.read(3, ledger=2)).status is Status.UNKNOWN
+        assert await it.add(request(3, ledger=2, recovery=True)) is Status.OK
+        while not it.storage.log._marked:
+            await asyncio.sleep(0)
+        await it.indexed()
+        await it.crash(kept_batches=-1)
+        assert len(await it.bodies(0, 100, ledger=2)) == 60
