@@ -1,8 +1,55 @@
 """Magnetar's client SDK, CLI and the ground every server room shares.
 
+    async with magnetar.Client("magnetar://127.0.0.1:6650") as client:
+        async with await client.create_producer("greetings") as producer:
+            message_id = await producer.send(b"hello")
+
 Start reading at `magnetar.client` for the SDK, at `magnetar.entry` for what a message looks
 like on the wire and on disk, and at `magnetar.runtime` for the seams (time, network, disk)
-through which all protocol code reaches the world.
+through which all protocol code reaches the world. Names are imported when first used, so that
+`import magnetar` costs nothing; `magnetar.sync` is the same SDK without an event loop.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from magnetar.acknowledgements import Acknowledgement
+    from magnetar.client import Client
+    from magnetar.consumer import Consumer
+    from magnetar.enums import CompressionType, ConsumerType, InitialPosition
+    from magnetar.errors import MagnetarError
+    from magnetar.message import Message
+    from magnetar.message_id import MessageId
+    from magnetar.producer import Producer
+    from magnetar.reader import Reader
+    from magnetar.ticket import Ticket, Tickets
+    from magnetar.topic import TopicName
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Acknowledgement", "Client", "CompressionType", "Consumer", "ConsumerType",
+    "InitialPosition", "MagnetarError", "Message", "MessageId", "Producer", "Reader", "Ticket",
+    "Tickets", "TopicName", "__version__",
+]
+
+_HOMES = {
+    "Acknowledgement": "acknowledgements", "Client": "client", "CompressionType": "enums",
+    "Consumer": "consumer", "ConsumerType": "enums", "InitialPosition": "enums",
+    "MagnetarError": "errors", "Message": "message", "MessageId": "message_id",
+    "Producer": "producer", "Reader": "reader", "Ticket": "ticket", "Tickets": "ticket",
+    "TopicName": "topic",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'magnetar' has no attribute {name!r}")
+    value = getattr(import_module(f"magnetar.{home}"), name)
+    globals()[name] = value
+    return value

@@ -9,6 +9,8 @@ import typer
 
 from magnetar.cli.options import DEFAULT_URL, ServiceUrl
 
+MESSAGES_A_CALL = 1000
+
 
 def consume(
     topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
@@ -39,13 +41,14 @@ def consume(
     ):
         printed = 0
         while count == 0 or printed < count:
+            most = min(MESSAGES_A_CALL, count - printed) if count else MESSAGES_A_CALL
             try:
-                message = consumer.receive(timeout_millis=wait_ms or None)
+                messages = consumer.receive_many(most, timeout_millis=wait_ms or None)
             except OperationTimeout:
                 if wait_ms:
                     return
                 raise
-            sys.stdout.buffer.write(message.data + b"\n")
+            sys.stdout.buffer.write(b"".join([message.data + b"\n" for message in messages]))
             sys.stdout.buffer.flush()
-            consumer.acknowledge(message)
-            printed += 1
+            consumer.acknowledge_many(messages)
+            printed += len(messages)

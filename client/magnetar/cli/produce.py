@@ -18,7 +18,7 @@ LINES_A_CALL = 512
 def _lines(file: str) -> Iterator[bytes]:
     """Each line without its newline; `-` is stdin, read as it comes."""
     try:
-        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")
+        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115
     except OSError as error:
         raise InvalidArgument(f"cannot read {file}: {error.strerror}") from error
     with source:
@@ -64,7 +64,12 @@ def produce(
     from magnetar.sync import Client
 
     acknowledged = 0
-    with Client(url) as client, client.create_producer(topic, producer_name=name) as producer:
+    # A named run numbers its lines from 0, so that a repeated one is recognised line by line.
+    first = -1 if name else None
+    with (
+        Client(url) as client,
+        client.create_producer(topic, producer_name=name, initial_sequence_id=first) as producer,
+    ):
         try:
             for chunk in _chunks(_contents(message or [], file or [])):
                 producer.send_many(chunk)

@@ -1,0 +1,168 @@
+"""Acknowledgements on their way: collected while the ones before are being made durable.
+
+One group is in flight at a time; what comes meanwhile goes into the next. A group whose link was
+lost is sent again on the next one, so that its outcome is always known in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+
+from magnetar.errors import InvalidArgument, MagnetarError
+from magnetar.message import Message, ReceivedEntry
+from magnetar.message_id import MessageId
+from magnetar.receive_queue import Position, ReceiveQueue, bits_of
+from magnetar.wire import broker_pb2 as pb
+
+
+class Acknowledgement:
+    """A group of acknowledgements; await it to know that they are durable."""
+
+    __slots__ = ("_future", "cumulative", "done", "entries", "error", "ids")
+
+    def __init__(self) -> None:
+        self.entries: dict[ReceivedEntry, list[int]] = {}
+        self.ids: dict[Position, int | None] = {}
+        self.cumulative: MessageId | None = None
+        self.done = False
+        self.error: MagnetarError | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    def __await__(self) -> Generator[object, None, None]:
+        if not self.done:
+            if self._future is None:
+                self._future = asyncio.get_running_loop().create_future()
+            yield from asyncio.shield(self._future)
+        if self.error is not None:
+            raise self.error
+
+    def finish(self, error: MagnetarError | None) -> None:
+        """Wake whoever waits."""
+        self.done, self.error = True, error
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def add_id(self, message_id: MessageId) -> None:
+        """Acknowledge by id; a batch index of -1 is the whole entry."""
+        position = (message_id.ledger_id, message_id.entry_id)
+        before = self.ids.get(position, 0)
+        if message_id.batch_index < 0 or before is None:
+            self.ids[position] = None
+        else:
+            self.ids[position] = before | 1 << message_id.batch_index
+
+    def bitmaps(self) -> dict[Position, int | None]:
+        """What is acknowledged of each entry, apart from the cumulative one; None: all of it."""
+        found = dict(self.ids)
+        for entry, indexes in self.entries.items():
+            position = entry.position
+            before = found.get(position, 0)
+            whole = len(entry.meant) == entry.view.count and len(indexes) >= entry.view.count
+            bits = bits_of(indexes)
+            if before is None or (whole and bits == bits_of(entry.meant)):
+                found[position] = None
+            else:
+                found[position] = before | bits
+        return found
+
+
+class Acknowledger:
+    """Collects, numbers and settles groups for one consumer."""
+
+    def __init__(self, queue: ReceiveQueue) -> None:
+        self._queue = queue
+        self._open: Acknowledgement | None = None
+        self._in_flight: Acknowledgement | None = None
+        self._bitmaps: dict[Position, int | None] = {}
+        self._request_id = 0
+
+    def add(self, what: Message | MessageId) -> Acknowledgement:
+        """Acknowledge one message."""
+        group = self._open
+        if group is None:
+            group = self._open = Acknowledgement()
+        if type(what) is Message:
+            indexes = group.entries.get(what.entry)
+            if indexes is None:
+                group.entries[what.entry] = [what.index]
+            else:
+                indexes.append(what.index)
+        elif isinstance(what, MessageId):
+            group.add_id(what)
+        else:
+            raise InvalidArgument(f"acknowledge a Message or MessageId, not {what!r}")
+        return group
+
+    def add_cumulative(self, message_id: MessageId) -> Acknowledgement:
+        """Acknowledge everything up to and with one message."""
+        group = self._open
+        if group is None:
+            group = self._open = Acknowledgement()
+        if group.cumulative is None or message_id > group.cumulative:
+            group.cumulative = message_id
+        return group
+
+    @property
+    def sendable(self) -> bool:
+        return self._open is not None and self._in_flight is None
+
+    @property
+    def newest(self) -> Acknowledgement | None:
+        """The last group that is not settled."""
+        return self._open or self._in_flight
+
+    def next_request(self, request_id: int) -> pb.Acknowledge | None:
+        """The group to send now, when none is in flight."""
+        if not self.sendable:
+            return None
+        self._in_flight, self._open = self._open, None
+        return self._request(request_id)
+
+    def resend(self, request_id: int) -> pb.Acknowledge | None:
+        """On a new link: what was in flight on the old one."""
+        return None if self._in_flight is None else self._request(request_id)
+
+    def settled(self, request_id: int, error: MagnetarError | None) -> bool:
+        """The broker's answer; False when it is not about the group in flight."""
+        group = self._in_flight
+        if group is None or request_id != self._request_id:
+            return False
+        self._in_flight = None
+        if error is None:
+            for position, bits in self._bitmaps.items():
+                self._queue.acknowledged(position, bits)
+            if (last := group.cumulative) is not None:
+                self._queue.acknowledged_up_to(
+                    (last.ledger_id, last.entry_id), last.batch_index)
+        group.finish(error)
+        return True
+
+    def fail(self, error: MagnetarError) -> None:
+        """Nothing will be sent any more."""
+        for group in (self._in_flight, self._open):
+            if group is not None:
+                group.finish(error)
+        self._in_flight = self._open = None
+
+    def _request(self, request_id: int) -> pb.Acknowledge:
+        group = self._in_flight
+        assert group is not None
+        self._request_id = request_id
+        self._bitmaps = group.bitmaps()
+        request = pb.Acknowledge(request_id=request_id, individual=[
+            position_of(position, bits) for position, bits in self._bitmaps.items()
+        ])
+        if (last := group.cumulative) is not None:
+            request.cumulative.CopyFrom(pb.Position(
+                ledger_id=last.ledger_id, entry_id=last.entry_id,
+                batch_index=last.batch_index))
+        return request
+
+
+def position_of(position: Position, bits: int | None) -> pb.Position:
+    """As the wire has it; None: the whole entry."""
+    found = pb.Position(ledger_id=position[0], entry_id=position[1], batch_index=-1)
+    if bits is not None:
+        found.batch_indexes = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+    return found

@@ -1,0 +1,182 @@
+"""The client: where producers, consumers and readers come from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from random import Random
+from types import TracebackType
+from typing import TypeVar
+
+from magnetar.connection import Connections, ConnectionSettings
+from magnetar.consumer import Consumer
+from magnetar.entry import Codec
+from magnetar.enums import CompressionType, ConsumerType, InitialPosition
+from magnetar.errors import AlreadyClosed, InvalidArgument, MagnetarError, NotSupported
+from magnetar.message_id import MessageId
+from magnetar.producer import Producer
+from magnetar.producer_core import ProducerCore, ProducerLimits
+from magnetar.reader import Reader
+from magnetar.receive_queue import ReceiveQueue
+from magnetar.runtime.clock import Clock, SystemClock
+from magnetar.service_url import ServiceUrl
+from magnetar.topic import TopicName
+
+Part = TypeVar("Part", Producer, Consumer, Reader)
+
+
+class Client:
+    """Speaks to a cluster. Make and use it inside one event loop.
+
+    `service_url` names any brokers of the cluster; without it MAGNETAR_SERVICE_URL counts, then
+    this machine. Nothing is connected before the first producer, consumer or reader.
+    """
+
+    def __init__(
+        self,
+        service_url: str | None = None,
+        *,
+        operation_timeout_seconds: float = 30,
+        connection_timeout_ms: int = 5000,
+        tls_trust_certs_file_path: str | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+    ) -> None:
+        url = ServiceUrl.parse(service_url) if service_url else ServiceUrl.default()
+        if operation_timeout_seconds <= 0 or connection_timeout_ms <= 0:
+            raise InvalidArgument("timeouts must be above 0")
+        self._settings = ConnectionSettings(
+            operation_timeout_seconds, connection_timeout_ms / 1000, tls_trust_certs_file_path)
+        self._clock = clock or SystemClock()
+        self._connections = Connections(url, self._settings, self._clock, random or Random())
+        self._parts: list[Producer | Consumer | Reader] = []
+        self._closed = False
+
+    async def create_producer(
+        self,
+        topic: str,
+        producer_name: str = "",
+        *,
+        initial_sequence_id: int | None = None,
+        send_timeout_millis: int = 30_000,
+        compression_type: CompressionType = CompressionType.NONE,
+        batching_enabled: bool = True,
+        batching_max_allowed_size_in_bytes: int = 128 * 1024,
+        max_pending_bytes: int = 16 << 20,
+        properties: Mapping[str, str] | None = None,
+    ) -> Producer:
+        """A producer. The topic is created where the namespace's policy allows.
+
+        With a `producer_name` sequence ids go on from the last one stored under it;
+        `initial_sequence_id` begins after that number instead, so that what is stored already is
+        recognised. A message not durable within `send_timeout_millis` (0: no limit) fails with
+        OperationTimeout. Batches form by themselves while others are under way.
+        """
+        name = self._topic(topic)
+        if batching_max_allowed_size_in_bytes < 1 or max_pending_bytes < 1:
+            raise InvalidArgument("limits in bytes must be above 0")
+        if initial_sequence_id is not None and initial_sequence_id < -1:
+            raise InvalidArgument("initial_sequence_id is -1 or more")
+        limits = replace(
+            ProducerLimits(), batch_bytes=batching_max_allowed_size_in_bytes,
+            queue_bytes=max_pending_bytes, batching=batching_enabled)
+        core = ProducerCore(
+            self._clock, limits, codec=Codec(compression_type.value),
+            initial_sequence_id=initial_sequence_id, send_timeout_s=send_timeout_millis / 1000)
+        core.producer_name = producer_name
+        return await self._opened(
+            Producer(self._connections, name, core, properties or {}))
+
+    async def subscribe(
+        self,
+        topic: str,
+        subscription_name: str,
+        *,
+        consumer_type: ConsumerType = ConsumerType.Exclusive,
+        initial_position: InitialPosition = InitialPosition.Latest,
+        consumer_name: str = "",
+        receiver_queue_size: int | None = None,
+        negative_ack_redelivery_delay_ms: int = 1000,
+    ) -> Consumer:
+        """A consumer of a durable subscription, which is made at `initial_position` if new.
+
+        `receiver_queue_size` bounds the messages fetched ahead; by itself it follows their size
+        (1000 when shared). Raises ConsumerBusy when an exclusive subscription has its consumer.
+        """
+        name = self._topic(topic)
+        if not subscription_name:
+            raise InvalidArgument("a subscription has a name; to read without one use a reader")
+        if consumer_type not in (ConsumerType.Exclusive, ConsumerType.Shared):
+            raise NotSupported(f"{consumer_type.name} subscriptions are not available yet")
+        if receiver_queue_size is None and consumer_type is ConsumerType.Shared:
+            receiver_queue_size = 1000
+        queue = self._queue(name, receiver_queue_size, holds=True)
+        return await self._opened(Consumer(
+            self._connections, name, queue, subscription_name,
+            consumer_type=consumer_type, initial_position=initial_position,
+            consumer_name=consumer_name,
+            negative_ack_redelivery_delay_s=negative_ack_redelivery_delay_ms / 1000,
+        ))
+
+    async def create_reader(
+        self,
+        topic: str,
+        start_message_id: MessageId | InitialPosition = InitialPosition.Earliest,
+        *,
+        start_message_id_inclusive: bool = False,
+        reader_name: str = "",
+        receiver_queue_size: int | None = None,
+    ) -> Reader:
+        """A reader that begins after (or at) a message, or at an end of the topic."""
+        name = self._topic(topic)
+        return await self._opened(Reader(
+            self._connections, name, self._queue(name, receiver_queue_size, holds=False),
+            start_message_id, start_inclusive=start_message_id_inclusive,
+            reader_name=reader_name,
+        ))
+
+    async def close(self) -> None:
+        """Close all producers, consumers and readers, then the links; twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        results = await asyncio.gather(
+            *(part.close() for part in self._parts), return_exceptions=True)
+        await self._connections.close()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _topic(self, topic: str) -> TopicName:
+        if self._closed:
+            raise AlreadyClosed("the client is closed; make a new one")
+        name = TopicName.parse(topic)
+        if not name.persistent:
+            raise NotSupported("non-persistent topics are not available yet")
+        return name
+
+    def _queue(self, name: TopicName, size: int | None, *, holds: bool) -> ReceiveQueue:
+        if size is not None and size < 1:
+            raise InvalidArgument("receiver_queue_size is at least 1")
+        return ReceiveQueue(name.full, name.partition, fixed_window=size, holds=holds)
+
+    async def _opened(self, part: Part) -> Part:
+        try:
+            await part.open(self._clock.monotonic_s() + self._settings.operation_timeout_s)
+        except BaseException:
+            with suppress(MagnetarError):
+                await part.close()
+            raise
+        self._parts = [*(known for known in self._parts if not known.closed), part]
+        return part

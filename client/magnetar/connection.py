@@ -1,0 +1,276 @@
+"""Links to brokers: who owns a topic, and a stream to them.
+
+A stream carries raw frames; their coding is the caller's. Everything gRPC raises becomes one of
+Magnetar's errors here, so that no other module of the SDK knows gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import grpc
+
+from magnetar import __version__
+from magnetar.backoff import Backoff
+from magnetar.errors import (
+    AlreadyClosed,
+    ConnectionFailed,
+    InvalidArgument,
+    MagnetarError,
+    NotSupported,
+    OperationTimeout,
+    Unauthorized,
+)
+from magnetar.runtime.clock import Clock
+from magnetar.service_url import ServiceUrl
+from magnetar.wire import broker_pb2 as pb
+from magnetar.wire.errors import RETRYABLE, to_exception
+from magnetar.wire.options import CLIENT_OPTIONS
+
+PROTOCOL_VERSION = 1
+SEED_S = 2.0
+"""A broker asked for an owner gets at least so long: it may have to take the topic over."""
+SERVICE = "/magnetar.v1.Broker/"
+PRODUCE = SERVICE + "Produce"
+CONSUME = SERVICE + "Consume"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """Limits in seconds of what a client waits for."""
+
+    operation_timeout_s: float = 30.0
+    """For a whole call, attempts included."""
+    attempt_timeout_s: float = 5.0
+    """For one attempt at one broker."""
+    tls_trust_certs_file_path: str | None = None
+
+
+class LinkLost(ConnectionFailed):
+    """The transport failed, as opposed to a broker that answered that it cannot serve now."""
+
+
+def _translated(error: grpc.aio.AioRpcError, address: str) -> MagnetarError:
+    code, text = error.code(), f"{address}: {error.details() or error.code().name}"
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return Unauthorized(text)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return NotSupported(f"{text} (is this a Magnetar broker of this version?)")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return OperationTimeout(text)
+    return LinkLost(text)
+
+
+class Stream:
+    """One bidirectional stream of frames. Reading and writing raise ConnectionFailed at its end."""
+
+    def __init__(self, call: Any, address: str) -> None:
+        self._call = call
+        self.address = address
+
+    async def write(self, frame: bytes) -> None:
+        """Returns when the transport took the frame."""
+        try:
+            await self._call.write(frame)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, self.address) from error
+        except asyncio.InvalidStateError as error:
+            raise LinkLost(f"{self.address}: the stream has ended") from error
+
+    async def read(self) -> bytes:
+        """The next frame."""
+        try:
+            frame = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, self.address) from error
+        if not isinstance(frame, bytes):
+            raise LinkLost(f"{self.address}: the broker ended the stream")
+        return frame
+
+    def close(self) -> None:
+        """Drop the stream."""
+        self._call.cancel()
+
+
+Open = Callable[[bool], bytes]
+"""The first frame of a stream; told whether the broker is to relay it."""
+Opened = Callable[[bytes], None]
+"""Takes the first reply; raises what it says went wrong."""
+
+
+class Connections:
+    """Channels to brokers, shared by all producers and consumers of a client."""
+
+    def __init__(
+        self, url: ServiceUrl, settings: ConnectionSettings, clock: Clock, random: Random
+    ) -> None:
+        self._url = url
+        self.settings = settings
+        self.clock = clock
+        self.random = random
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._next_seed = 0
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def open_stream(
+        self, topic: str, method: str, first_frame: Open, opened: Opened,
+        deadline_s: float | None, *, unreachable: str = "",
+        retry: tuple[type[MagnetarError], ...] = RETRYABLE,
+    ) -> Stream:
+        """Look the topic up and open a stream to its owner, again until it works.
+
+        `deadline_s` is on the monotonic clock; None tries for ever. Raises the first error that
+        another attempt cannot cure, and ConnectionFailed or OperationTimeout at the deadline.
+        """
+        backoff = Backoff(self.random)
+        while True:
+            owner = via = ""
+            try:
+                async with asyncio.timeout(self._attempt_s(deadline_s)):
+                    via, reply = await self._look_up(topic, unreachable)
+                owner = via if reply.relay else reply.owner_address
+                async with asyncio.timeout(self._attempt_s(deadline_s)):
+                    return await self._open_at(
+                        owner, method, first_frame(reply.relay), opened)
+            except TimeoutError as error:
+                failure: MagnetarError = OperationTimeout(
+                    f"no answer from {owner or ', '.join(self._url.addresses)}")
+                failure.__cause__ = error
+            except retry as error:
+                failure = error
+            told_before, unreachable = unreachable, ""
+            if isinstance(failure, LinkLost | OperationTimeout) and owner != via:
+                unreachable = owner
+            if owner and isinstance(failure, LinkLost):
+                self._forget(owner)
+            wait_s = backoff.next_s()
+            if unreachable and unreachable != told_before:
+                wait_s = 0.0  # another broker may already be able to serve
+            left_s = self._left_s(deadline_s)
+            if self._closed or (left_s is not None and left_s <= wait_s):
+                raise failure
+            await self.clock.sleep(wait_s)
+
+    async def close(self) -> None:
+        """Close all channels; streams on them end."""
+        self._closed = True
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            await channel.close()
+        for task in list(self._closing):
+            await task
+
+    def _left_s(self, deadline_s: float | None) -> float | None:
+        return None if deadline_s is None else deadline_s - self.clock.monotonic_s()
+
+    def _attempt_s(self, deadline_s: float | None) -> float:
+        left_s = self._left_s(deadline_s)
+        most_s = self.settings.attempt_timeout_s
+        return most_s if left_s is None else max(min(most_s, left_s), 0.001)
+
+    async def _look_up(self, topic: str, unreachable: str) -> tuple[str, pb.LookupReply]:
+        """Ask one broker after the other, beginning with the last that answered."""
+        request = pb.LookupRequest(topic=topic, unreachable_address=unreachable)
+        failure: MagnetarError = ConnectionFailed("no broker in the service URL")
+        addresses = self._url.addresses
+        for offset in range(len(addresses)):
+            seed = (self._next_seed + offset) % len(addresses)
+            address = addresses[seed]
+            if address == unreachable and len(addresses) > 1:
+                continue
+            try:
+                frame = await self._call(address, "Lookup", request.SerializeToString())
+            except (LinkLost, OperationTimeout) as error:
+                if isinstance(error, LinkLost):
+                    self._forget(address)
+                failure = error
+                continue
+            self._next_seed = seed
+            reply = pb.LookupReply.FromString(frame)
+            if reply.HasField("error"):
+                raise to_exception(reply.error)
+            return address, reply
+        raise failure
+
+    async def _call(self, address: str, name: str, request: bytes) -> bytes:
+        channel = await self._channel(address)
+        return await self._call_on(channel, address, name, request)
+
+    async def _call_on(
+        self, channel: grpc.aio.Channel, address: str, name: str, request: bytes
+    ) -> bytes:
+        # With several seeds, a silent one must leave time to ask the next.
+        attempt_s = self.settings.attempt_timeout_s
+        timeout_s = 0.9 * max(attempt_s / len(self._url.addresses), min(attempt_s, SEED_S))
+        try:
+            call: Any = channel.unary_unary(SERVICE + name)
+            reply: bytes = await call(request, timeout=timeout_s)
+            return reply
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, address) from error
+        except grpc.aio.UsageError as error:
+            raise LinkLost(f"{address}: the channel was closed") from error
+
+    async def _open_at(self, address: str, method: str, frame: bytes, opened: Opened) -> Stream:
+        channel = await self._channel(address)
+        try:
+            stream = Stream(channel.stream_stream(method)(), address)
+        except grpc.aio.UsageError as error:
+            raise LinkLost(f"{address}: the channel was closed") from error
+        try:
+            await stream.write(frame)
+            opened(await stream.read())
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    async def _channel(self, address: str) -> grpc.aio.Channel:
+        """A channel whose broker has said that it speaks this protocol."""
+        if self._closed:
+            raise AlreadyClosed("the client is closed; make a new one")
+        channel = self._channels.get(address)
+        if channel is not None:
+            return channel
+        channel = self._new_channel(address)
+        try:
+            request = pb.HelloRequest(
+                protocol_version=PROTOCOL_VERSION, client_version=__version__)
+            frame = await self._call_on(channel, address, "Hello", request.SerializeToString())
+            version = pb.HelloReply.FromString(frame).protocol_version
+            if version < 1:
+                raise NotSupported(f"{address} speaks no protocol version known here")
+        except BaseException:
+            self._close_soon(channel)
+            raise
+        if address in self._channels:  # another task was faster
+            self._close_soon(channel)
+        return self._channels.setdefault(address, channel)
+
+    def _new_channel(self, address: str) -> grpc.aio.Channel:
+        if not self._url.tls:
+            return grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)
+        path = self.settings.tls_trust_certs_file_path
+        try:
+            roots = Path(path).read_bytes() if path else None
+        except OSError as error:
+            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+        return grpc.aio.secure_channel(
+            address, grpc.ssl_channel_credentials(roots), options=CLIENT_OPTIONS)
+
+    def _forget(self, address: str) -> None:
+        """The next use of the address gets a new channel, without gRPC's own back-off."""
+        channel = self._channels.pop(address, None)
+        if channel is not None:
+            self._close_soon(channel)
+
+    def _close_soon(self, channel: grpc.aio.Channel) -> None:
+        task = asyncio.get_running_loop().create_task(channel.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

@@ -1,0 +1,184 @@
+"""Reads a batch lazily: what nobody asks for is neither copied nor made an object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+from crc32c import crc32c
+
+from magnetar.entry.compression import decompress
+from magnetar.entry.header import Buffer, EntryHeader, check, check_columns, parse_header
+from magnetar.entry.layout import NO_TEXT, Codec, Flag, read_column
+from magnetar.errors import InvalidFrame
+
+
+class EntryView:
+    """The messages of one batch, by index.
+
+    The constructor verifies the entry's checksum and index. Payloads are verified one by one
+    when they were compressed or cut from another entry, for then the entry's checksum does not
+    cover the producer's bytes. Every method raises InvalidFrame for bytes that make no sense.
+    """
+
+    __slots__ = ("_buffer", "_columns", "_offsets", "_payload", "_size", "_starts", "header")
+
+    def __init__(self, buffer: Buffer, *, verify: bool = True) -> None:
+        self._buffer = memoryview(buffer)
+        self.header: EntryHeader = check(self._buffer) if verify else parse_header(self._buffer)
+        self._starts: dict[int, int] | None = None
+        self._columns: dict[int, Sequence[int] | Sequence[str | None]] = {}
+        self._payload: bytes | None = None
+        self._offsets: list[int] | None = None
+        self._size = self.header.uncompressed_bytes // self.header.count
+
+    @property
+    def count(self) -> int:
+        return self.header.count
+
+    def payload(self, index: int) -> bytes:
+        """The message's bytes as its producer gave them."""
+        payload = self._payload
+        if payload is None:
+            payload = self._open_payload()
+        offsets = self._offsets
+        if offsets is None:
+            return payload[index * self._size:(index + 1) * self._size]
+        return payload[offsets[index]:offsets[index + 1]]
+
+    def payloads(self) -> list[bytes]:
+        """All messages' bytes."""
+        payload = self._payload if self._payload is not None else self._open_payload()
+        if self._offsets is None:
+            size = self._size
+            return [payload[index * size:(index + 1) * size] for index in range(self.count)]
+        return [payload[start:end] for start, end in pairwise(self._offsets)]
+
+    def sequence_id(self, index: int) -> int:
+        if self.header.flags & Flag.SEQUENCE_IDS:
+            return self._numbers(Flag.SEQUENCE_IDS)[index]
+        return self.header.first_sequence_id + index
+
+    def event_time_ms(self, index: int) -> int:
+        """0: none was given."""
+        return self._number_or_zero(Flag.EVENT_TIMES, index)
+
+    def deliver_at_ms(self, index: int) -> int:
+        """0: at once."""
+        return self._number_or_zero(Flag.DELIVER_AT, index)
+
+    def checksum(self, index: int) -> int | None:
+        """CRC32C of the message's bytes; None when the producer gave none."""
+        if not self.header.flags & Flag.CHECKSUMS:
+            return None
+        return self._numbers(Flag.CHECKSUMS)[index]
+
+    def partition_key(self, index: int) -> str | None:
+        return self._text(Flag.PARTITION_KEYS, index)
+
+    def ordering_key(self, index: int) -> str | None:
+        return self._text(Flag.ORDERING_KEYS, index)
+
+    def key(self, index: int) -> str | None:
+        """What orders and routes the message: the ordering key, else the partition key."""
+        ordering_key = self.ordering_key(index)
+        return self.partition_key(index) if ordering_key is None else ordering_key
+
+    def tag(self, index: int) -> str | None:
+        return self._text(Flag.TAGS, index)
+
+    def properties(self, index: int) -> dict[str, str]:
+        """The message's properties, a new dict."""
+        if not self.header.flags & Flag.PROPERTIES:
+            return {}
+        ends = self._columns.get(Flag.PROPERTIES)
+        start = self.header.columns_start + self.header.columns_bytes
+        if ends is None:
+            sizes = read_column(self._buffer, start, "I", self.count)
+            ends = list(accumulate(sizes, initial=self.count * 4))
+            if ends[-1] != self.header.properties_bytes:
+                raise InvalidFrame("the properties blocks do not fill their section")
+            self._columns[Flag.PROPERTIES] = ends
+        first, last = ends[index], ends[index + 1]
+        assert isinstance(first, int) and isinstance(last, int)
+        return _read_properties(bytes(self._buffer[start + first:start + last]))
+
+    def _open_payload(self) -> bytes:
+        header = self.header
+        stored = self._buffer[len(self._buffer) - header.stored_bytes:]
+        payload = decompress(stored, header.codec, header.uncompressed_bytes)
+        if header.flags & Flag.LENGTHS:
+            offsets = list(accumulate(self._numbers(Flag.LENGTHS), initial=0))
+            if offsets[-1] != len(payload):
+                raise InvalidFrame("the payload sizes do not add up")
+            self._offsets = offsets
+        self._payload = payload
+        if header.codec is not Codec.NONE or header.flags & Flag.DERIVED:
+            self._verify_payloads()
+        return payload
+
+    def _verify_payloads(self) -> None:
+        if not self.header.flags & Flag.CHECKSUMS:
+            return
+        if list(map(crc32c, self.payloads())) != list(self._numbers(Flag.CHECKSUMS)):
+            self._payload = None
+            raise InvalidFrame("a message's checksum does not match its bytes")
+
+    def _start(self, flag: int) -> int:
+        if self._starts is None:
+            self._starts = check_columns(self._buffer, self.header)
+        return self._starts[flag]
+
+    def _numbers(self, flag: Flag) -> Sequence[int]:
+        column = self._columns.get(flag)
+        if column is None:
+            typecode = "I" if flag in (Flag.LENGTHS, Flag.CHECKSUMS) else "q"
+            column = read_column(self._buffer, self._start(flag), typecode, self.count)
+            self._columns[flag] = column
+        return column  # type: ignore[return-value]
+
+    def _number_or_zero(self, flag: Flag, index: int) -> int:
+        return self._numbers(flag)[index] if self.header.flags & flag else 0
+
+    def _text(self, flag: Flag, index: int) -> str | None:
+        if not self.header.flags & flag:
+            return None
+        column = self._columns.get(flag)
+        if column is None:
+            column = self._columns[flag] = self._read_texts(flag)
+        return column[index]  # type: ignore[return-value]
+
+    def _read_texts(self, flag: Flag) -> list[str | None]:
+        at = self._start(flag)
+        texts: list[str | None] = []
+        lengths = read_column(self._buffer, at, "I", self.count)
+        at += self.count * 4
+        for length in lengths:
+            if length == NO_TEXT:
+                texts.append(None)
+            else:
+                texts.append(_decoded(bytes(self._buffer[at:at + length])))
+                at += length
+        return texts
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidFrame("a text in the entry is not UTF-8") from error
+
+
+def _read_properties(block: bytes) -> dict[str, str]:
+    if not block:
+        return {}
+    at, texts = 2, []
+    for _ in range(2 * int.from_bytes(block[:2], "little")):
+        length = int.from_bytes(block[at:at + 4], "little")
+        if at + 4 + length > len(block):
+            raise InvalidFrame("a property ends beyond its block")
+        texts.append(_decoded(block[at + 4:at + 4 + length]))
+        at += 4 + length
+    if at != len(block):
+        raise InvalidFrame("the properties do not fill their block")
+    return dict(zip(texts[::2], texts[1::2], strict=True))

@@ -1,0 +1,31 @@
+"""The choices a user makes when opening producers and consumers."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class ConsumerType(Enum):
+    """Who else may consume from the subscription."""
+
+    Exclusive = "exclusive"
+    """One consumer, which gets everything in order."""
+    Shared = "shared"
+    """Any number of consumers, each message goes to one of them, without order."""
+    Failover = "failover"
+    KeyShared = "key_shared"
+
+
+class InitialPosition(Enum):
+    """Where a new subscription begins."""
+
+    Latest = "latest"
+    Earliest = "earliest"
+
+
+class CompressionType(Enum):
+    """How a batch's payloads are compressed."""
+
+    NONE = 0
+    LZ4 = 1
+    ZSTD = 2

@@ -1,0 +1,407 @@
+"""A producer: `send()` never waits, one task keeps the link and sends what has collected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+
+from magnetar.backoff import Backoff
+from magnetar.batch import Batch, Options
+from magnetar.connection import PRODUCE, Connections, Stream
+from magnetar.errors import (
+    AlreadyClosed,
+    ConnectionFailed,
+    InvalidArgument,
+    InvalidFrame,
+    MagnetarError,
+    OperationTimeout,
+    SequenceOverlap,
+)
+from magnetar.producer_core import ProducerCore
+from magnetar.ticket import Ticket, Tickets, announce, settled
+from magnetar.topic import TopicName
+from magnetar.wire import broker_pb2 as pb
+from magnetar.wire.errors import RETRYABLE, to_exception
+from magnetar.wire.frames import encode_batches
+
+READY_SHARE = 0.5
+"""`ready()` waits until no more than this share of the queue's limit is taken."""
+
+
+class Producer:
+    """Publishes to one topic. Made by `Client.create_producer`; used from the client's loop."""
+
+    def __init__(
+        self, connections: Connections, topic: TopicName, core: ProducerCore,
+        properties: Mapping[str, str],
+    ) -> None:
+        self._connections = connections
+        self._topic = topic
+        self._partition = topic.partition
+        self._core = core
+        self._properties = dict(properties)
+        self._stream: Stream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waker: asyncio.Future[None] | None = None
+        self._room: list[asyncio.Future[None]] = []
+        self._end: MagnetarError | None = None
+        self._unseen_error: MagnetarError | None = None
+        self._leaving = self._said_goodbye = False
+        self._closed_by_broker = asyncio.Event()
+
+    # What it is.
+
+    @property
+    def topic(self) -> str:
+        """The topic's full name."""
+        return self._topic.full
+
+    @property
+    def producer_name(self) -> str:
+        """The name the broker knows it by; given by the broker when none was chosen."""
+        return self._core.producer_name
+
+    @property
+    def last_sequence_id(self) -> int:
+        """The highest sequence id known to be durable; -1: none."""
+        return self._core.last_sequence_id
+
+    @property
+    def acknowledged_messages(self) -> int:
+        """How many messages of this producer are durable."""
+        return self._core.acknowledged_messages
+
+    @property
+    def pending_bytes(self) -> int:
+        """Size of all messages not yet acknowledged."""
+        return self._core.pending_bytes
+
+    @property
+    def closed(self) -> bool:
+        """Nothing can be sent any more."""
+        return self._end is not None
+
+    @property
+    def is_connected(self) -> bool:
+        return self._stream is not None
+
+    # What it does.
+
+    def send(
+        self,
+        content: bytes,
+        properties: Mapping[str, str] | None = None,
+        partition_key: str | None = None,
+        ordering_key: str | None = None,
+        sequence_id: int | None = None,
+        event_timestamp: int | None = None,
+        deliver_at: int | None = None,
+        deliver_after: timedelta | float | None = None,
+    ) -> Ticket:
+        """Queue one message and return at once; await the ticket to know that it is durable.
+
+        `event_timestamp` and `deliver_at` are in milliseconds since the epoch, `deliver_after`
+        is a timedelta or seconds. Raises ProducerQueueFull (then `await ready()`),
+        MessageTooLarge, InvalidArgument, AlreadyClosed, or the error that ended this producer.
+        """
+        if self._end is not None:
+            raise self._end
+        if type(content) is not bytes:
+            content = _as_bytes(content)
+        options = None
+        if (
+            properties or partition_key is not None or ordering_key is not None
+            or event_timestamp is not None or deliver_at is not None or deliver_after is not None
+        ):
+            options = self._options(
+                properties, partition_key, ordering_key, event_timestamp, deliver_at,
+                deliver_after)
+        batch = self._core.add(content, options, sequence_id)
+        if self._waker is not None:
+            self._wake()
+        return Ticket(batch, len(batch.payloads) - 1, self._partition)
+
+    async def ready(self) -> None:
+        """Wait until `send()` has room again; raises the error that ended this producer."""
+        most = self._core.limits.queue_bytes * READY_SHARE
+        while self._core.pending_bytes > most:
+            if self._end is not None:
+                raise self._end
+            await self._wait_for_room()
+
+    async def send_many(self, contents: Sequence[bytes]) -> Tickets:
+        """Queue messages, waiting for room where needed; await the answer for their ids."""
+        if set(map(type, contents)) - {bytes}:
+            contents = [_as_bytes(content) for content in contents]
+        parts: list[tuple[Batch, int, int]] = []
+        at, count = 0, len(contents)
+        while at < count:
+            if self._end is not None:
+                raise self._end
+            placed = self._core.add_many(contents[at:] if at else contents)
+            parts += placed
+            at += sum(number for _, _, number in placed)
+            if self._waker is not None:
+                self._wake()
+            if at < count:
+                await self._wait_for_room()
+        return Tickets(parts, self._partition)
+
+    async def flush(self) -> None:
+        """Wait until everything sent before is durable.
+
+        Raises the first error among those messages of which no ticket has been awaited.
+        """
+        if (last := self._core.last_batch) is not None:
+            await asyncio.shield(settled(last))
+            if isinstance(last.outcome, MagnetarError):
+                self._unseen_error = self._unseen_error or last.outcome
+        error, self._unseen_error = self._unseen_error, None
+        if error is not None:
+            raise error
+
+    async def close(self) -> None:
+        """Flush, tell the broker, and end; raises what `flush` raises. Closing twice is fine."""
+        if self._task is None or self._end is not None:
+            await self._stop(AlreadyClosed("the producer is closed"))
+            return
+        try:
+            await self.flush()
+            if self._end is None and self._stream is not None:
+                await self._say_goodbye()
+        finally:
+            await self._stop(AlreadyClosed("the producer is closed"))
+
+    async def __aenter__(self) -> Producer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # How it keeps its link.
+
+    async def open(self, deadline_s: float) -> None:
+        """Open the first link; called once by the client."""
+        self._stream = await self._connect(deadline_s)
+        self._task = asyncio.get_running_loop().create_task(
+            self._run(), name=f"magnetar producer {self.producer_name}")
+
+    async def _connect(self, deadline_s: float | None) -> Stream:
+        return await self._connections.open_stream(
+            self.topic, PRODUCE, self._first_frame, self._opened, deadline_s)
+
+    def _first_frame(self, relay: bool) -> bytes:
+        return pb.ProduceRequest(open=pb.OpenProducer(
+            topic=self.topic, producer_name=self._core.producer_name,
+            producer_epoch=self._core.producer_epoch, properties=self._properties, relay=relay,
+        )).SerializeToString()
+
+    def _opened(self, frame: bytes) -> None:
+        reply = _parsed(frame)
+        if not reply.HasField("opened"):
+            raise ConnectionFailed("the broker did not answer the opening of the producer")
+        opened = reply.opened
+        self._core.opened(
+            opened.producer_name, opened.producer_epoch, opened.last_sequence_id,
+            opened.max_message_size_bytes)
+        self._receipts(reply)
+
+    async def _run(self) -> None:
+        """Keep a link, until the producer is closed or an error no new link can cure."""
+        backoff = Backoff(self._connections.random)
+        try:
+            while True:
+                if self._stream is None:
+                    self._stream = await self._reconnect()
+                before = self._core.acknowledged_messages
+                error = await self._serve(self._stream)
+                if self._closed_by_broker.is_set() and self._said_goodbye:
+                    return
+                self._stream.close()
+                self._stream = None
+                self._core.disconnected()
+                if not isinstance(error, (*RETRYABLE, SequenceOverlap)):
+                    raise error
+                if self._core.acknowledged_messages > before:
+                    backoff.reset()
+                else:
+                    await self._connections.clock.sleep(backoff.next_s())
+        except MagnetarError as error:
+            self._finish(error)
+        except Exception as error:
+            self._finish(MagnetarError(f"the producer failed: {error!r}"))
+            raise
+
+    async def _reconnect(self) -> Stream:
+        connecting = asyncio.get_running_loop().create_task(self._connect(None))
+        try:
+            while not connecting.done():
+                left_s = self._core.seconds_to_expiry()
+                await asyncio.wait(
+                    {connecting}, timeout=1.0 if left_s is None else max(min(left_s, 1.0), 0.0))
+                self._tell(self._core.expire())
+            return await connecting
+        finally:
+            connecting.cancel()
+
+    async def _serve(self, stream: Stream) -> MagnetarError:
+        """Write, read and watch the time until one of them ends; answers with why."""
+        loop = asyncio.get_running_loop()
+        tasks = [
+            loop.create_task(work) for work in (
+                self._write(stream), self._read(stream), self._watch_expiry())
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        error = next(task.exception() for task in tasks if task in done)
+        if isinstance(error, MagnetarError):
+            return error
+        assert error is not None
+        raise error
+
+    async def _write(self, stream: Stream) -> None:
+        core = self._core
+        while True:
+            batches = core.next_batches()
+            if batches:
+                await stream.write(encode_batches(batches))
+                continue
+            if self._leaving:
+                self._leaving, self._said_goodbye = False, True
+                await stream.write(pb.ProduceRequest(close=True).SerializeToString())
+                continue
+            self._waker = asyncio.get_running_loop().create_future()
+            try:
+                await self._waker
+            finally:
+                self._waker = None
+
+    async def _read(self, stream: Stream) -> None:
+        while True:
+            self._receipts(_parsed(await stream.read()))
+
+    async def _watch_expiry(self) -> None:
+        while True:
+            left_s = self._core.seconds_to_expiry()
+            await self._connections.clock.sleep(
+                1.0 if left_s is None else max(min(left_s, 1.0), 0.01))
+            expired = self._core.expire()
+            if expired:
+                self._tell(expired)
+                raise OperationTimeout("messages expired; their link is replaced")
+
+    def _receipts(self, reply: pb.ProduceReply) -> None:
+        for receipt in reply.receipts:
+            error = to_exception(receipt.error) if receipt.HasField("error") else None
+            try:
+                batch = self._core.receipt(
+                    receipt.first_sequence_id, receipt.count, receipt.ledger_id,
+                    receipt.entry_id, error)
+            except InvalidFrame as broken:
+                raise ConnectionFailed(f"{broken}; the link is replaced") from broken
+            if batch is not None:
+                self._tell([batch])
+        if reply.closed:
+            self._closed_by_broker.set()
+
+    def _tell(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            if isinstance(batch.outcome, MagnetarError) and batch.waiter is None:
+                self._unseen_error = self._unseen_error or batch.outcome
+            announce(batch)
+        waiting, self._room = self._room, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waker is not None and not self._waker.done() and self._core.sendable:
+            self._waker.set_result(None)
+
+    async def _wait_for_room(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._room.append(future)
+        await future
+
+    async def _say_goodbye(self) -> None:
+        """Best effort: the broker finds out anyway."""
+        self._leaving = True
+        if self._waker is not None and not self._waker.done():
+            self._waker.set_result(None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._connections.settings.attempt_timeout_s):
+                await self._closed_by_broker.wait()
+
+    async def _stop(self, reason: MagnetarError) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._finish(reason)
+
+    def _finish(self, error: MagnetarError) -> None:
+        if self._end is None:
+            self._end = error
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        self._tell(self._core.fail_all(error))
+
+    def _options(
+        self, properties: Mapping[str, str] | None, partition_key: str | None,
+        ordering_key: str | None, event_timestamp: int | None, deliver_at: int | None,
+        deliver_after: timedelta | float | None,
+    ) -> Options:
+        if deliver_after is not None:
+            if deliver_at is not None:
+                raise InvalidArgument("give deliver_at or deliver_after, not both")
+            seconds = (
+                deliver_after.total_seconds() if isinstance(deliver_after, timedelta)
+                else deliver_after)
+            deliver_at = self._connections.clock.wall_ms() + round(seconds * 1000)
+        for time_ms in (event_timestamp, deliver_at):
+            if time_ms is not None and not 0 <= time_ms < 2**63:
+                raise InvalidArgument(f"{time_ms} is no time in milliseconds since the epoch")
+        copied = dict(properties) if properties else None
+        size_bytes = sum(map(_text_bytes, (partition_key or "", ordering_key or "")))
+        for key, value in (copied or {}).items():
+            size_bytes += _text_bytes(key) + _text_bytes(value) + 8
+        return Options(
+            copied, partition_key, ordering_key, event_timestamp, deliver_at, size_bytes)
+
+
+def _text_bytes(text: object) -> int:
+    if not isinstance(text, str):
+        raise InvalidArgument(f"keys and properties are str, not {type(text).__name__}")
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{text!r} is not valid Unicode") from error
+
+
+def _as_bytes(content: object) -> bytes:
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    raise InvalidArgument(f"a message is bytes, not {type(content).__name__}; encode it first")
+
+
+def _parsed(frame: bytes) -> pb.ProduceReply:
+    """The reply, unless it is an error that ends the stream."""
+    try:
+        reply = pb.ProduceReply.FromString(frame)
+    except Exception as error:
+        raise ConnectionFailed(f"not a reply to a producer: {error}") from error
+    if reply.HasField("error"):
+        raise to_exception(reply.error)
+    return reply

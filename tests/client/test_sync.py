@@ -1,0 +1,127 @@
+"""The façade without an event loop, and the commands on top of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from magnetar import ConsumerType, InitialPosition
+from magnetar.cli.app import app
+from magnetar.errors import ConnectionFailed, OperationTimeout
+from magnetar.sync import Client
+from tests.client.memory_broker import MemoryCluster
+
+
+@pytest.fixture
+def cluster() -> Iterator[MemoryCluster]:
+    """Served by the SDK's own loop: gRPC wants one loop a process."""
+    from magnetar.sync import _THREAD
+
+    async def start() -> MemoryCluster:
+        cluster = MemoryCluster()
+        await cluster.start_broker()
+        return cluster
+
+    cluster = _THREAD.run(start())
+    yield cluster
+    _THREAD.run(cluster.stop())
+
+
+def test_everything_blocks_until_done(cluster: MemoryCluster) -> None:
+    with Client(cluster.url) as client:
+        with client.create_producer("t", producer_name="p") as producer:
+            first = producer.send(b"one", properties={"a": "b"})
+            producer.send_many([b"two", b"three"])
+            producer.flush()
+            assert producer.acknowledged_messages == 3
+            assert producer.last_sequence_id == 2
+            assert producer.producer_name == "p"
+        with client.subscribe(
+            "t", "s", consumer_type=ConsumerType.Shared,
+            initial_position=InitialPosition.Earliest,
+        ) as consumer:
+            message = consumer.receive(timeout_millis=5000)
+            assert (message.message_id, message.properties) == (first, {"a": "b"})
+            consumer.acknowledge(message)
+            rest = consumer.receive_many(10, timeout_millis=5000)
+            consumer.acknowledge_many(rest)
+            with pytest.raises(OperationTimeout):
+                consumer.receive(timeout_millis=10)
+        with client.create_reader("t") as reader:
+            assert reader.has_message_available()
+            assert reader.read_next(5000).data == b"one"
+
+
+def test_callbacks_tell_of_success(cluster: MemoryCluster) -> None:
+    done = threading.Event()
+    told: list[object] = []
+    with Client(cluster.url) as client, client.create_producer("t") as producer:
+        def tell(error: Exception | None, found: object) -> None:
+            told.extend((error, found))
+            done.set()
+
+        producer.send_async(b"x", tell)
+        assert done.wait(5)
+
+    assert told[0] is None and told[1] is not None
+
+
+def test_several_threads_share_a_producer(cluster: MemoryCluster) -> None:
+    with Client(cluster.url) as client, client.create_producer("t") as producer:
+        threads = [
+            threading.Thread(target=producer.send_many, args=([b"%d" % number] * 10,))
+            for number in range(5)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        producer.flush()
+
+    assert sorted(cluster.topic("t").payloads()) == sorted([b"%d" % n for n in range(5)] * 10)
+
+
+def test_produce_and_consume_commands(cluster: MemoryCluster) -> None:
+    runner = CliRunner()
+    lines = "".join(f"line {number}\n" for number in range(1500))
+
+    first = runner.invoke(
+        app, ["produce", "t", "-f", "-", "--name", "n", "--url", cluster.url], input=lines)
+    again = runner.invoke(
+        app, ["produce", "t", "-f", "-", "--name", "n", "--url", cluster.url], input=lines)
+    consumed = runner.invoke(app, ["consume", "t", "-s", "s", "-n", "1500", "--url", cluster.url])
+    none = runner.invoke(
+        app, ["consume", "t", "-s", "s", "--wait-ms", "50", "--url", cluster.url])
+
+    assert first.stderr == again.stderr == "1500 messages are durable\n"
+    assert consumed.stdout == lines
+    assert (none.exit_code, none.stdout) == (0, "")
+
+
+def test_perf_commands(cluster: MemoryCluster) -> None:
+    from magnetar.cli import load
+    from magnetar.sync import _THREAD
+
+    def run(topic: str, rate: int, seconds: float, publish: bool, consume: bool) -> Any:
+        return _THREAD.run(
+            load._run(cluster.url, topic, rate, 64, seconds, publish, consume))
+
+    report = run("perf", 200, 0.3, True, True)
+    fast = run("fast", 0, 0.2, True, False)
+    read = run("fast", 0, 0.3, False, True)
+
+    assert report["publish"]["messages"] == report["consume"]["messages"] == 60
+    assert report["consume"]["latency"]["p99_ms"] > 0
+    assert fast["publish"]["messages"] == read["consume"]["messages"] > 0
+
+
+def test_nobody_there() -> None:
+    with (
+        Client("magnetar://127.0.0.1:1", operation_timeout_seconds=0.2) as client,
+        pytest.raises(ConnectionFailed),
+    ):
+        client.create_producer("t")
