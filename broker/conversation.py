@@ -1,0 +1,112 @@
+"""What a broker and its clients say to each other, free of any transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from broker.state_records import SubscriptionKind
+from magnetar.errors import ConnectionFailed, InvalidArgument, InvalidFrame, MagnetarError
+
+WHOLE_ENTRY = -1
+"""As a batch index: all messages of the entry."""
+
+
+class ChecksumMismatch(InvalidFrame):
+    """A batch was damaged on its way here; send it again."""
+
+
+class NotServing(ConnectionFailed):
+    """This broker is joining or leaving the cluster, or has no session: ask another one."""
+
+
+class InitialPosition(IntEnum):
+    """Where a subscription without a cursor begins."""
+
+    LATEST = 0
+    EARLIEST = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePosition:
+    """Messages of an entry as clients name them.
+
+    `batch_index` -1 is the whole entry; a `batch_mask` other than 0 takes the place of the index
+    and has a bit for every message that is meant.
+    """
+
+    ledger_id: int
+    entry_id: int
+    batch_index: int = WHOLE_ENTRY
+    batch_mask: int = 0
+
+    def mask_of(self, count: int) -> int:
+        """The messages meant of an entry with `count`; raises InvalidArgument beyond them."""
+        if self.batch_mask:
+            if self.batch_mask.bit_length() <= count:
+                return self.batch_mask
+        elif self.batch_index == WHOLE_ENTRY:
+            return (1 << count) - 1
+        elif 0 <= self.batch_index < count:
+            return 1 << self.batch_index
+        raise InvalidArgument(
+            f"{self.ledger_id}:{self.entry_id} has {count} messages, fewer than named"
+        )
+
+
+@dataclass(slots=True)
+class Receipt:
+    """The fate of one batch. `entry_id` -1 without an error: stored earlier, its id forgotten."""
+
+    first_sequence_id: int
+    count: int
+    ledger_id: int = 0
+    entry_id: int = -1
+    error: MagnetarError | None = None
+    settled: bool = False
+
+
+class Delivery(NamedTuple):
+    """An entry for a consumer, as stored. `skip`: bitmap of batch indexes that are not meant."""
+
+    ledger_id: int
+    entry_id: int
+    entry: bytes
+    skip: bytes
+    redelivery_count: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenConsumer:
+    """How a consumer opens. An empty `subscription` makes it a reader, which keeps no cursor."""
+
+    topic: str
+    subscription: str
+    kind: SubscriptionKind = SubscriptionKind.EXCLUSIVE
+    initial_position: InitialPosition = InitialPosition.LATEST
+    durable: bool = True
+    consumer_name: str = ""
+    start: MessagePosition | None = None
+    start_inclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LookupResult:
+    """`relay`: the owner lives but the client cannot reach it; open here and ask for a relay."""
+
+    owner_address: str
+    topic: str
+    relay: bool = False
+
+
+OnReceipts = Callable[[list[Receipt]], None]
+"""Takes receipts in the order of the batches, several at a time."""
+
+OnDeliveries = Callable[[list[Delivery]], None]
+"""Takes the deliveries of one frame."""
+
+OnEnded = Callable[[MagnetarError], None]
+"""The broker ends the session; called at most once, and never after the client's own close."""

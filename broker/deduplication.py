@@ -1,0 +1,211 @@
+"""Recognises batches that were stored before: one map from source to its last positions.
+
+A source is a producer name. For each the newest batches are kept with their ids, so that a
+resend of any batch that could still have been in flight is answered with the id it got first.
+Batches of a source arrive in order within one stream, hence the last sequence id alone tells new
+from old; the remembered batches tell a resend from an overlap.
+
+The map is written to the state ledger piecewise (`take_changes`) and after a change of owner is
+read back and brought up to date with the log's tail (`replay`), before anything is published.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from broker.state_records import SourceProgress, StoredBatch
+from broker.stored_entry import StoredEntry
+from magnetar.errors import InvalidArgument, ProducerFenced, SequenceOverlap
+
+AUTOMATIC_PREFIX = "~"
+"""Names given by brokers begin so; names that do are not to be chosen."""
+
+
+class BatchInFlight:
+    """A batch on its way into the log; `waiting` hear when it is stored."""
+
+    __slots__ = ("first", "last", "waiting")
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first = first
+        self.last = last
+        self.waiting: list[Callable[[StoredEntry], None]] = []
+
+
+class Source:
+    """What is known of one producer name."""
+
+    __slots__ = (
+        "automatic", "changed", "confirmed", "epoch", "idle_since_ms", "in_flight", "last_pushed",
+        "last_stored", "name",
+    )
+
+    def __init__(self, name: str, automatic: bool) -> None:
+        self.name = name
+        self.automatic = automatic
+        self.epoch = 0
+        self.last_pushed = -1
+        self.last_stored = -1
+        self.in_flight: deque[BatchInFlight] = deque()
+        self.confirmed: deque[StoredBatch] = deque()
+        self.changed: list[StoredBatch] = []
+        self.idle_since_ms = 0
+
+    def check(self, first: int, last: int) -> BatchInFlight | StoredBatch | None:
+        """None for a new batch, else where an equal or covering one stands.
+
+        A batch stored so long ago that its id is forgotten comes back with entry id -1. Raises
+        SequenceOverlap when only a part of it is stored.
+        """
+        pushed = self.last_pushed
+        if first > pushed:
+            return None
+        if last > pushed:
+            raise SequenceOverlap(pushed)
+        for flying in self.in_flight:
+            if flying.first <= first and last <= flying.last:
+                return flying
+        for stored in reversed(self.confirmed):
+            if stored.first_sequence_id <= first and last <= stored.last_sequence_id:
+                return stored
+        if self.in_flight and last >= self.in_flight[0].first:
+            # Cut differently than the first time and partly in flight: it counts as stored only
+            # once its last part is, so that a lost owner cannot make the receipt a lie.
+            return next(flying for flying in self.in_flight if last <= flying.last)
+        return StoredBatch(first, last, 0, -1)
+
+    def push(self, first: int, last: int) -> BatchInFlight:
+        """A new batch goes to the log."""
+        self.last_pushed = last
+        flying = BatchInFlight(first, last)
+        self.in_flight.append(flying)
+        return flying
+
+    def store(self, first: int, last: int, ledger_id: int, entry_id: int, keep: int) -> None:
+        """The oldest batch in flight, or one read back from the log, stands at this entry."""
+        batch = StoredBatch(first, last, ledger_id, entry_id)
+        self.confirmed.append(batch)
+        self.changed.append(batch)
+        self.last_stored = last
+        if len(self.confirmed) > keep:
+            self.confirmed.popleft()
+        if len(self.changed) > keep:
+            del self.changed[0]
+
+
+class Deduplication:
+    """All sources of one topic."""
+
+    def __init__(self, remembered_batches: int, automatic_sources: int) -> None:
+        self._keep = remembered_batches
+        self._automatic_limit = automatic_sources
+        self._sources: dict[str, Source] = {}
+        self._dirty: dict[str, Source] = {}
+        self.forgotten_total = 0
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def open(self, name: str, epoch: int, *, new_name: bool = False) -> Source:
+        """A producer opens: the source, with the epoch this producer is to use.
+
+        `epoch` 0 is a first open, which takes the name over; a higher one is a reconnect. Raises
+        ProducerFenced when a newer producer has the name, InvalidArgument for reserved names.
+        """
+        automatic = name.startswith(AUTOMATIC_PREFIX)
+        if automatic and epoch == 0 and not new_name:
+            raise InvalidArgument(
+                f"producer names beginning with {AUTOMATIC_PREFIX!r} are given by brokers;"
+                " choose another"
+            )
+        source = self._sources.get(name)
+        if source is None:
+            source = self._sources[name] = Source(name, automatic)
+        if epoch and epoch < source.epoch:
+            raise ProducerFenced(f"a newer producer took over the name {name!r}")
+        source.epoch = epoch or source.epoch + 1
+        source.idle_since_ms = 0
+        self._dirty[name] = source
+        return source
+
+    def closed(self, source: Source, now_ms: int) -> None:
+        """The producer's session ended; automatic names are on their way to be forgotten."""
+        if self._sources.get(source.name) is source:
+            source.idle_since_ms = max(now_ms, 1)
+            self._dirty[source.name] = source
+
+    def stored(self, source: Source, batch: BatchInFlight, ledger_id: int, entry_id: int) -> None:
+        """The log holds the oldest batch in flight of `source`."""
+        assert source.in_flight.popleft() is batch, "a source's batches are stored in order"
+        source.store(batch.first, batch.last, ledger_id, entry_id, self._keep)
+        self._dirty[source.name] = source
+
+    def replay(self, name: str, first: int, last: int, ledger_id: int, entry_id: int) -> None:
+        """An entry read back from the log; harmless when the source knows it already."""
+        source = self._sources.get(name)
+        if source is None:
+            source = self._sources[name] = Source(name, name.startswith(AUTOMATIC_PREFIX))
+        if last > source.last_stored:
+            source.store(first, last, ledger_id, entry_id, self._keep)
+            source.last_pushed = last
+            self._dirty[name] = source
+
+    def restore(self, progress: SourceProgress) -> None:
+        """A record of the state ledger, in order."""
+        source = self._sources.get(progress.name)
+        if source is None:
+            source = self._sources[progress.name] = Source(progress.name, progress.automatic)
+        source.epoch = max(source.epoch, progress.epoch)
+        source.idle_since_ms = progress.idle_since_ms
+        for batch in progress.batches:
+            if batch.last_sequence_id > source.last_stored:
+                source.store(
+                    batch.first_sequence_id, batch.last_sequence_id, batch.ledger_id,
+                    batch.entry_id, self._keep,
+                )
+        source.last_stored = max(source.last_stored, progress.last_sequence_id)
+        source.last_pushed = source.last_stored
+        source.changed.clear()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """As a record of the state ledger says."""
+        for name in names:
+            self._sources.pop(name, None)
+            self._dirty.pop(name, None)
+
+    def expire(self, now_ms: int, idle_ms: int) -> tuple[str, ...]:
+        """Forget automatic names idle for too long, and the oldest above the limit."""
+        idle = sorted(
+            (source.idle_since_ms, source.name)
+            for source in self._sources.values()
+            if source.automatic and source.idle_since_ms and not source.in_flight
+        )
+        automatic = sum(1 for source in self._sources.values() if source.automatic)
+        too_many = max(0, automatic - self._automatic_limit)
+        names = tuple(
+            name for rank, (since, name) in enumerate(idle)
+            if rank < too_many or now_ms - since >= idle_ms
+        )
+        self.forget(names)
+        self.forgotten_total += len(names)
+        return names
+
+    def take_changes(self) -> list[SourceProgress]:
+        """What is stored and changed since the last call."""
+        changes = [self._progress(source, source.changed) for source in self._dirty.values()]
+        for source in self._dirty.values():
+            source.changed = []
+        self._dirty.clear()
+        return changes
+
+    def snapshot(self) -> list[SourceProgress]:
+        """Everything that is stored."""
+        return [self._progress(source, source.confirmed) for source in self._sources.values()]
+
+    @staticmethod
+    def _progress(source: Source, batches: Iterable[StoredBatch]) -> SourceProgress:
+        return SourceProgress(
+            source.name, source.automatic, source.epoch, source.last_stored,
+            source.idle_since_ms, tuple(batches),
+        )

@@ -1,0 +1,122 @@
+"""The gRPC service: thin, raw frames, one handler a method.
+
+Whatever a client sends wrong ends its own stream with a typed error and touches no other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from broker.broker import Broker
+from broker.consumer_stream import ConsumerStream
+from broker.conversation import NotServing
+from broker.producer_stream import ProducerStream
+from broker.relay import SERVICE, Relay
+from broker.stream_codec import consume_request, error_of, produce_request
+from broker.stream_writer import Context
+from magnetar import __version__
+from magnetar.errors import InvalidFrame, MagnetarError
+from magnetar.wire import broker_pb2 as pb
+
+PROTOCOL_VERSION = 1
+FEATURES = ("relay", "batch-indexes")
+
+_log = logging.getLogger(__name__)
+
+
+class BrokerService:
+    """Handlers over one Broker."""
+
+    def __init__(self, broker: Broker, cluster_id: str) -> None:
+        self._broker = broker
+        self._cluster_id = cluster_id
+        self.relay = Relay(broker.settings.limits.relays)
+        self.streams = 0
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """To be added to a grpc.aio server."""
+        methods: dict[str, Any] = {
+            "Hello": grpc.unary_unary_rpc_method_handler(self._hello),
+            "Lookup": grpc.unary_unary_rpc_method_handler(self._lookup),
+            "Produce": grpc.stream_stream_rpc_method_handler(self._produce),
+            "Consume": grpc.stream_stream_rpc_method_handler(self._consume),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    async def _hello(self, frame: bytes, _context: Context) -> bytes:
+        return pb.HelloReply(
+            protocol_version=PROTOCOL_VERSION, server_version=__version__, features=FEATURES,
+            broker_id=self._broker.settings.broker_id, cluster_id=self._cluster_id,
+        ).SerializeToString()
+
+    async def _lookup(self, frame: bytes, context: Context) -> bytes:
+        try:
+            try:
+                request = pb.LookupRequest.FromString(frame)
+            except DecodeError as error:
+                raise InvalidFrame(f"not a LookupRequest: {error}") from error
+            found = await self._broker.lookup(request.topic, request.unreachable_address)
+        except NotServing as error:
+            # Told by the transport, so that the client asks the next broker it knows.
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        except MagnetarError as error:
+            return pb.LookupReply(error=error_of(error)).SerializeToString()
+        except Exception as error:
+            _log.exception("lookup failed")
+            return pb.LookupReply(error=error_of(error)).SerializeToString()
+        return pb.LookupReply(
+            owner_address=found.owner_address, topic=found.topic, relay=found.relay
+        ).SerializeToString()
+
+    async def _produce(self, frames: AsyncIterator[bytes], context: Context) -> None:
+        self.streams += 1
+        try:
+            first = await anext(frames, b"")
+            request = produce_request(first)
+            if not request.HasField("open"):
+                raise InvalidFrame("the first frame of a stream opens the producer")
+            owner = None
+            if request.open.relay:
+                owner = await self._broker.owner_address(request.open.topic)
+                request.open.relay = False
+            if owner is not None:
+                await self.relay.run(
+                    owner, "Produce", request.SerializeToString(), frames, context
+                )
+            else:
+                await ProducerStream(self._broker, context).run(request.open, frames)
+        except Exception as error:
+            if not isinstance(error, MagnetarError):
+                _log.exception("a produce stream failed")
+            await context.write(pb.ProduceReply(error=error_of(error)).SerializeToString())
+        finally:
+            self.streams -= 1
+
+    async def _consume(self, frames: AsyncIterator[bytes], context: Context) -> None:
+        self.streams += 1
+        try:
+            first = await anext(frames, b"")
+            request = consume_request(first)
+            if not request.HasField("open"):
+                raise InvalidFrame("the first frame of a stream opens the consumer")
+            owner = None
+            if request.open.relay:
+                owner = await self._broker.owner_address(request.open.topic)
+                request.open.relay = False
+            if owner is not None:
+                await self.relay.run(
+                    owner, "Consume", request.SerializeToString(), frames, context
+                )
+            else:
+                await ConsumerStream(self._broker, context).run(request.open, frames)
+        except Exception as error:
+            if not isinstance(error, MagnetarError):
+                _log.exception("a consume stream failed")
+            await context.write(pb.ConsumeReply(error=error_of(error)).SerializeToString())
+        finally:
+            self.streams -= 1

@@ -1,0 +1,71 @@
+"""What an operator can set on a broker, and every limit of its queues and caches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from magnetar.ids import BrokerId
+from magnetar.runtime.network import Address
+
+KIB = 1024
+MIB = 1024 * KIB
+DEFAULT_LISTEN = Address("127.0.0.1", 6650)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerLimits:
+    """Named bounds; each queue, cache, batch and retry in this room has its own."""
+
+    tail_cache_bytes: int = 64 * MIB
+    """Newest entries of all topics together, kept for consumers that keep up."""
+    pending_publish_bytes: int = 32 * MIB
+    """Bytes of one topic on their way to the bookies before its producers are held back."""
+    read_ahead_bytes: int = 1 * MIB
+    """Bytes one subscription reads from the bookies ahead of its consumers."""
+    read_ahead_entries: int = 1_000
+    frame_bytes: int = 256 * KIB
+    """Deliveries are joined into frames of about this size."""
+    consumer_backlog_bytes: int = 1 * MIB
+    """Bytes handed to a consumer's stream and not yet taken by it, before dispatch waits."""
+    in_flight_entries: int = 100_000
+    """Delivered, unacknowledged entries a subscription tracks. At the limit a shared one waits
+    for acknowledgements; an exclusive one goes on and starts over from its cursor on reconnect."""
+    acknowledge_positions: int = 100_000
+    """Positions in one acknowledgement or redelivery request."""
+    remembered_batches: int = 1_024
+    """Newest batches of a source kept with their ids, so that a resend gets the id it got."""
+    automatic_sources: int = 10_000
+    """Automatically named producers remembered for each topic."""
+    automatic_source_idle_ms: int = 6 * 3_600_000
+    checkpoint_entries: int = 2_000
+    """Entries after which the sources of deduplication are written to the state ledger."""
+    checkpoint_bytes: int = 32 * MIB
+    state_compaction_bytes: int = 8 * MIB
+    """Size from which a state ledger is replaced by a snapshot, if that is worth it."""
+    topics: int = 100_000
+    producers_a_topic: int = 10_000
+    subscriptions_a_topic: int = 10_000
+    consumers_a_subscription: int = 10_000
+    idle_unload_s: float = 300.0
+    maintenance_interval_s: float = 10.0
+    probe_timeout_s: float = 0.3
+    takeovers_a_second: float = 200.0
+    """Probe-based takeovers a broker may do; what is above waits for the owner's session."""
+    takeover_pause_s: float = 5.0
+    """Least time between two probe-based takeovers of one topic by this broker."""
+    relays: int = 1_000
+    """Streams passed on at a time to owners that clients cannot reach."""
+    load_timeout_s: float = 30.0
+    drain_timeout_s: float = 10.0
+    read_retry_s: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    """`advertised` is what lookup answers with; None: the address listened on."""
+
+    broker_id: BrokerId
+    listen: Address = DEFAULT_LISTEN
+    advertised: Address | None = None
+    admin_listen: Address | None = None
+    limits: BrokerLimits = field(default_factory=BrokerLimits)

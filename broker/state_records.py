@@ -1,0 +1,338 @@
+"""What a topic's state ledger holds: one versioned binary record an entry.
+
+A record is a version byte, a kind byte and fields of unsigned variable-length integers (seven
+bits a byte, low ones first) and length-prefixed bytes. Replaying all records in order, from the
+newest snapshot, gives the subscriptions, their cursors, the delivery counts and the sources of
+deduplication. Unknown versions and kinds are an error, never skipped: skipping an
+acknowledgement would be a redelivery, skipping a source a duplicate.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from magnetar.errors import CorruptRecord
+
+FORMAT_VERSION = 1
+COMPRESS_FROM_BYTES = 48
+MAX_BITMAP_BYTES = 1 << 16
+
+
+class SubscriptionKind(IntEnum):
+    """How consumers share a subscription."""
+
+    EXCLUSIVE = 0
+    SHARED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionCreated:
+    name: str
+    kind: SubscriptionKind
+    floor: int
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionDeleted:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Everything below `floor`, and the bits of `chunks` (see `broker.cursor`)."""
+
+    name: str
+    floor: int
+    chunks: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CursorReset:
+    """A seek: nothing at or above `floor` is acknowledged any more."""
+
+    name: str
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class RedeliveryCount:
+    """Messages of the entry beginning at `first_ordinal` (`mask`) went out `count` times again."""
+
+    first_ordinal: int
+    mask: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivered:
+    name: str
+    counts: tuple[RedeliveryCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """A batch of a source and where it was stored."""
+
+    first_sequence_id: int
+    last_sequence_id: int
+    ledger_id: int
+    entry_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProgress:
+    """`last_sequence_id` -1: none yet. `idle_since_ms` 0: its session lives or is not counted."""
+
+    name: str
+    automatic: bool
+    epoch: int
+    last_sequence_id: int
+    idle_since_ms: int
+    batches: tuple[StoredBatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesAdvanced:
+    sources: tuple[SourceProgress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesForgotten:
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All earlier records hold the sources as of this entry; replay of the log starts after it.
+
+    Entry (-1, -1) stands for "before the first".
+    """
+
+    ledger_id: int
+    entry_id: int
+    next_ordinal: int
+    append_time_ms: int
+
+
+StateRecord = (
+    SubscriptionCreated | SubscriptionDeleted | Acknowledged | CursorReset | Redelivered
+    | SourcesAdvanced | SourcesForgotten | Checkpoint
+)
+
+
+class _Kind(IntEnum):
+    SUBSCRIPTION_CREATED = 1
+    SUBSCRIPTION_DELETED = 2
+    ACKNOWLEDGED = 3
+    CURSOR_RESET = 4
+    REDELIVERED = 5
+    SOURCES_ADVANCED = 6
+    SOURCES_FORGOTTEN = 7
+    CHECKPOINT = 8
+
+
+class _Writer:
+    __slots__ = ("out",)
+
+    def __init__(self, kind: _Kind) -> None:
+        self.out = bytearray((FORMAT_VERSION, kind))
+
+    def number(self, value: int) -> None:
+        if value < 0:
+            raise ValueError(f"a state record holds no negative number: {value}")
+        while value > 0x7F:
+            self.out.append(value & 0x7F | 0x80)
+            value >>= 7
+        self.out.append(value)
+
+    def blob(self, value: bytes) -> None:
+        self.number(len(value))
+        self.out += value
+
+    def text(self, value: str) -> None:
+        self.blob(value.encode())
+
+    def bitmap(self, bits: int) -> None:
+        """Low bits first; the length's lowest bit tells a compressed one."""
+        raw = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+        if len(raw) >= COMPRESS_FROM_BYTES:
+            packed = zlib.compress(raw, 1)
+            if len(packed) < len(raw):
+                self.number(len(packed) << 1 | 1)
+                self.out += packed
+                return
+        self.number(len(raw) << 1)
+        self.out += raw
+
+
+class _Reader:
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 2
+
+    def number(self) -> int:
+        value = shift = 0
+        while True:
+            if self.at >= len(self.data) or shift > 70:
+                raise CorruptRecord("a state record ends within a number")
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def blob(self) -> bytes:
+        return self._take(self.number())
+
+    def text(self) -> str:
+        return self.blob().decode()
+
+    def bitmap(self) -> int:
+        length = self.number()
+        raw = self._take(length >> 1)
+        if length & 1:
+            unpacker = zlib.decompressobj()
+            raw = unpacker.decompress(raw, MAX_BITMAP_BYTES)
+        return int.from_bytes(raw, "little")
+
+    def _take(self, length: int) -> bytes:
+        taken = self.data[self.at : self.at + length]
+        if len(taken) != length:
+            raise CorruptRecord("a state record is cut short")
+        self.at += length
+        return taken
+
+
+def encode(record: StateRecord) -> bytes:
+    """The record as stored."""
+    match record:
+        case SubscriptionCreated():
+            out = _Writer(_Kind.SUBSCRIPTION_CREATED)
+            out.text(record.name)
+            for value in (record.kind, record.floor, record.created_ms):
+                out.number(value)
+        case SubscriptionDeleted():
+            out = _Writer(_Kind.SUBSCRIPTION_DELETED)
+            out.text(record.name)
+        case Acknowledged():
+            out = _Writer(_Kind.ACKNOWLEDGED)
+            out.text(record.name)
+            out.number(record.floor)
+            out.number(len(record.chunks))
+            for chunk, bits in record.chunks:
+                out.number(chunk)
+                out.bitmap(bits)
+        case CursorReset():
+            out = _Writer(_Kind.CURSOR_RESET)
+            out.text(record.name)
+            out.number(record.floor)
+        case Redelivered():
+            out = _Writer(_Kind.REDELIVERED)
+            out.text(record.name)
+            out.number(len(record.counts))
+            for count in record.counts:
+                out.number(count.first_ordinal)
+                out.bitmap(count.mask)
+                out.number(count.count)
+        case SourcesAdvanced():
+            out = _Writer(_Kind.SOURCES_ADVANCED)
+            out.number(len(record.sources))
+            for source in record.sources:
+                _write_source(out, source)
+        case SourcesForgotten():
+            out = _Writer(_Kind.SOURCES_FORGOTTEN)
+            out.number(len(record.names))
+            for name in record.names:
+                out.text(name)
+        case Checkpoint():
+            out = _Writer(_Kind.CHECKPOINT)
+            for value in (
+                record.ledger_id + 1, record.entry_id + 1, record.next_ordinal,
+                record.append_time_ms,
+            ):
+                out.number(value)
+    return bytes(out.out)
+
+
+def _write_source(out: _Writer, source: SourceProgress) -> None:
+    out.text(source.name)
+    for value in (
+        int(source.automatic), source.epoch, source.last_sequence_id + 1, source.idle_since_ms,
+        len(source.batches),
+    ):
+        out.number(value)
+    for batch in source.batches:
+        for value in (
+            batch.first_sequence_id, batch.last_sequence_id - batch.first_sequence_id,
+            batch.ledger_id, batch.entry_id,
+        ):
+            out.number(value)
+
+
+def _read_source(data: _Reader) -> SourceProgress:
+    name = data.text()
+    automatic, epoch, last, idle_since_ms, count = (data.number() for _ in range(5))
+    batches = []
+    for _ in range(count):
+        first, more, ledger_id, entry_id = (data.number() for _ in range(4))
+        batches.append(StoredBatch(first, first + more, ledger_id, entry_id))
+    return SourceProgress(name, bool(automatic), epoch, last - 1, idle_since_ms, tuple(batches))
+
+
+def _read_acknowledged(data: _Reader) -> Acknowledged:
+    name, floor, count = data.text(), data.number(), data.number()
+    return Acknowledged(name, floor, tuple((data.number(), data.bitmap()) for _ in range(count)))
+
+
+def _read_redelivered(data: _Reader) -> Redelivered:
+    name, count = data.text(), data.number()
+    return Redelivered(
+        name,
+        tuple(
+            RedeliveryCount(data.number(), data.bitmap(), data.number()) for _ in range(count)
+        ),
+    )
+
+
+def _read_created(data: _Reader) -> SubscriptionCreated:
+    name, kind, floor, created_ms = data.text(), data.number(), data.number(), data.number()
+    return SubscriptionCreated(name, SubscriptionKind(kind), floor, created_ms)
+
+
+_READERS: dict[int, Callable[[_Reader], StateRecord]] = {
+    _Kind.SUBSCRIPTION_CREATED: _read_created,
+    _Kind.SUBSCRIPTION_DELETED: lambda data: SubscriptionDeleted(data.text()),
+    _Kind.ACKNOWLEDGED: _read_acknowledged,
+    _Kind.CURSOR_RESET: lambda data: CursorReset(data.text(), data.number()),
+    _Kind.REDELIVERED: _read_redelivered,
+    _Kind.SOURCES_ADVANCED: lambda data: SourcesAdvanced(
+        tuple(_read_source(data) for _ in range(data.number()))
+    ),
+    _Kind.SOURCES_FORGOTTEN: lambda data: SourcesForgotten(
+        tuple(data.text() for _ in range(data.number()))
+    ),
+    _Kind.CHECKPOINT: lambda data: Checkpoint(
+        data.number() - 1, data.number() - 1, data.number(), data.number()
+    ),
+}
+
+
+def decode(data: bytes) -> StateRecord:
+    """The record back; raises CorruptRecord on anything unknown, cut or too long."""
+    if len(data) < 2 or data[0] != FORMAT_VERSION or data[1] not in _READERS:
+        raise CorruptRecord(f"not a state record this version knows: {data[:2].hex()}")
+    reader = _Reader(data)
+    try:
+        record = _READERS[data[1]](reader)
+    except (ValueError, zlib.error) as error:
+        raise CorruptRecord(f"a state record does not read: {error}") from error
+    if reader.at != len(data):
+        raise CorruptRecord("a state record has bytes after its end")
+    return record
