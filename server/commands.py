@@ -1,0 +1,175 @@
+"""The server commands of `magnetar`: what each takes; what each does is in `server.parts`.
+
+Nothing heavy is imported before a command runs, so that `magnetar --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from magnetar.cli.options import Output, OutputOption
+from magnetar.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from magnetar.runtime.network import Address
+
+LOOPBACK = "127.0.0.1"
+
+MetadataUrl = Annotated[
+    str,
+    typer.Option(
+        "--metadata",
+        envvar="MAGNETAR_METADATA",
+        help="zk://host:2181[,host:2181…][/chroot] or served://host:port",
+    ),
+]
+DataFolder = Annotated[Path, typer.Option("--data", help="Folder; made if missing.")]
+Host = Annotated[str, typer.Option("--host", help="Interface to listen on.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
+AdminPort = Annotated[
+    int,
+    typer.Option(
+        "--admin-port", min=0, max=65535, help="/healthz /readyz /metrics; 0 takes a free one."
+    ),
+]
+Advertised = Annotated[
+    str, typer.Option("--advertised", help="host:port under which others reach this one.")
+]
+SessionTimeout = Annotated[
+    float, typer.Option("--session-timeout-s", min=0.5, help="Metadata session timeout.")
+]
+NodeId = Annotated[str, typer.Option("--id", help="Stable name of this node.")]
+Policies = Annotated[
+    list[str] | None,
+    typer.Option("--policy", help="name=value, a default of the cluster; may be repeated."),
+]
+
+cluster_commands = typer.Typer(help="Prepare a cluster's metadata.", no_args_is_help=True)
+
+
+def _advertised(text: str) -> Address | None:
+    from magnetar.runtime.network import Address
+
+    try:
+        return Address.parse(text) if text else None
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from error
+
+
+def standalone(
+    data: DataFolder,
+    host: Host = LOOPBACK,
+    port: Port = 6650,
+    admin_port: AdminPort = 8080,
+) -> None:
+    """A whole cluster in one process, every message durable on this disk."""
+    from magnetar.runtime.network import Address
+    from server.parts import Standalone, serve_standalone
+    from server.process import run
+
+    settings = Standalone(data, Address(host, port), Address(host, admin_port))
+    run(lambda: serve_standalone(settings))
+
+
+def metadata(
+    data: DataFolder, host: Host = LOOPBACK, port: Port = 2180, admin_port: AdminPort = 0
+) -> None:
+    """Serve metadata to the processes of one machine, in place of ZooKeeper."""
+    from magnetar.runtime.network import Address
+    from server.parts import serve_metadata
+    from server.process import run
+
+    run(lambda: serve_metadata(data, Address(host, port), Address(host, admin_port)))
+
+
+def bookie(
+    metadata_url: MetadataUrl,
+    data: DataFolder,
+    host: Host = LOOPBACK,
+    port: Port = 3181,
+    admin_port: AdminPort = 8000,
+    bookie_id: NodeId = "",
+    rack: Annotated[str, typer.Option(help="Copies are spread over racks.")] = "",
+    advertised: Advertised = "",
+    session_timeout_s: SessionTimeout = 6.0,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            help="End limbo: what this node lost counts as never stored here. Logged for audit.",
+        ),
+    ] = False,
+) -> None:
+    """Run a storage node."""
+    from magnetar.runtime.network import Address
+    from server.parts import Bookie, serve_bookie
+    from server.process import run
+
+    settings = Bookie(
+        metadata_url=metadata_url,
+        session_timeout_s=session_timeout_s,
+        data=data,
+        listen=Address(host, port),
+        admin_listen=Address(host, admin_port),
+        advertised=_advertised(advertised),
+        bookie_id=bookie_id,
+        rack=rack,
+        accept_loss=accept_loss,
+    )
+    run(lambda: serve_bookie(settings))
+
+
+def broker(
+    metadata_url: MetadataUrl,
+    host: Host = LOOPBACK,
+    port: Port = 6650,
+    admin_port: AdminPort = 8080,
+    broker_id: NodeId = "",
+    advertised: Advertised = "",
+    session_timeout_s: SessionTimeout = 6.0,
+) -> None:
+    """Run a broker. It keeps nothing on disk: start and stop as many as you need."""
+    from magnetar.runtime.network import Address
+    from server.parts import Broker, serve_broker
+    from server.process import run
+
+    settings = Broker(
+        metadata_url=metadata_url,
+        session_timeout_s=session_timeout_s,
+        listen=Address(host, port),
+        admin_listen=Address(host, admin_port),
+        advertised=_advertised(advertised),
+        broker_id=broker_id,
+    )
+    run(lambda: serve_broker(settings))
+
+
+@cluster_commands.command("init")
+def initialize(
+    metadata_url: MetadataUrl, policy: Policies = None, output: OutputOption = Output.TABLE
+) -> None:
+    """Make the cluster's records; run again, it changes nothing but the policies named."""
+    import asyncio
+
+    from magnetar.cli.output import show
+    from server.parts import initialize_metadata
+
+    cluster_id, policies = asyncio.run(initialize_metadata(metadata_url, policy or []))
+    show([{"cluster": cluster_id, **policies}], output)
+
+
+@cluster_commands.callback()
+def _cluster() -> None:
+    """Prepare a cluster's metadata."""
+
+
+def register(app: typer.Typer) -> None:
+    """Called by the command line through the entry point group `magnetar.commands`."""
+    app.command("standalone")(standalone)
+    app.command("metadata")(metadata)
+    app.command("bookie")(bookie)
+    app.command("broker")(broker)
+    app.add_typer(cluster_commands, name="cluster")
