@@ -33,6 +33,8 @@ class _Kept:
 
     cancel: Cancel | None = None
     stored: dict[str, PolicyValue] | None = None
+    changes: int = 0
+    """How often the watch called back."""
 
 
 class PolicyResolver:
@@ -129,6 +131,7 @@ class PolicyResolver:
         self._kept.move_to_end(shown)
         if kept.stored is not None:
             return kept.stored
+        seen = kept.changes
         try:
             stored = checked_from_store(await read(), level)
         except PolicyError as error:
@@ -137,8 +140,8 @@ class PolicyResolver:
         except BaseException:
             self._drop_if(shown, kept)
             raise
-        # A change since the watch was set has dropped `kept`, and the next caller reads again.
-        kept.stored = stored
+        if kept.changes == seen:  # otherwise it may be older than the change: not kept
+            kept.stored = stored
         return stored
 
     def _keep(self, shown: str, watch: Watch) -> _Kept:
@@ -147,19 +150,20 @@ class PolicyResolver:
         kept = self._kept[shown] = _Kept()
 
         def changed() -> None:
-            if self._drop_if(shown, kept):
+            # The watch stays: setting it anew may call back without a change, hence for ever.
+            kept.changes += 1
+            kept.stored = None
+            if self._kept.get(shown) is kept:
                 for callback in [*self._callbacks.values()]:
                     callback()
 
         kept.cancel = watch(changed)
         return kept
 
-    def _drop_if(self, shown: str, kept: _Kept) -> bool:
+    def _drop_if(self, shown: str, kept: _Kept) -> None:
         """Drop it, unless it is gone already or another stands in its place."""
-        if self._kept.get(shown) is not kept:
-            return False
-        self._drop(shown)
-        return True
+        if self._kept.get(shown) is kept:
+            self._drop(shown)
 
     def _drop(self, shown: str) -> None:
         cancel = self._kept.pop(shown).cancel

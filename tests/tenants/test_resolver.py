@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -213,3 +213,35 @@ async def test_a_stopped_resolver_calls_nobody(
     await changed.wait()
 
     assert calls == []
+
+
+async def test_a_watch_that_calls_back_once_it_is_set_starts_no_loop(
+    session: EmbeddedSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZooKeeper and the served store may call back without a change when a watch is set."""
+    loop = asyncio.get_running_loop()
+    watch = session.watch
+
+    def calling_back_once(path: str, callback: Callable[[], None]) -> Callable[[], None]:
+        loop.call_soon(callback)
+        return watch(path, callback)
+
+    monkeypatch.setattr(EmbeddedSession, "watch", lambda _self, *given: calling_back_once(*given))
+    resolver = PolicyResolver(session)
+    changes = 0
+
+    def changed() -> None:
+        nonlocal changes
+        changes += 1
+        following.append(loop.create_task(resolver.resolve(TOPIC)))
+
+    following: list[asyncio.Task[TopicPolicies]] = []
+    resolver.on_change(changed)
+    await resolver.resolve(TOPIC)
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    levels = 3
+    assert changes == levels
+    await asyncio.gather(*following)
+    resolver.stop()
