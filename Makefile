@@ -34,10 +34,10 @@ lint: $(installed) ## Style, and who may import whom
 types: $(installed) ## mypy --strict over all rooms
 	@$(python) -m mypy $(rooms)
 
-seeds ?= 200
-seed ?= 1
-sim: $(installed) ## Run the simulator over `seeds` seeds from `seed` on (make sim seeds=1000 seed=1)
-	@PYTHONHASHSEED=0 $(python) -m tests.sim.run --seeds $(seeds) --seed $(seed) --jobs 2
+SEEDS ?= 200
+SEED ?= 1
+sim: $(installed) ## Run the simulator over SEEDS seeds from SEED on (make sim SEEDS=2000 SEED=1)
+	@PYTHONHASHSEED=0 $(python) -m tests.sim.run --seeds $(SEEDS) --seed $(SEED) --jobs 2
 
 sim-mutants: $(installed) ## Put historic defects back into a copy: the simulator must find each
 	@PYTHONHASHSEED=0 $(python) -m tests.sim.mutants --jobs 2
