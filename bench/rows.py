@@ -1,0 +1,118 @@
+"""The rows that are measured, and what each is to reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+from bench.yardstick.cluster import Load
+
+
+class Kind(Enum):
+    """How a row is measured."""
+
+    BESIDE = "beside"
+    """The same load on the yardstick and on Magnetar."""
+    CATCH_UP = "catch-up"
+    OWNER_KILLED = "owner-killed"
+    BOOKIE_KILLED = "bookie-killed"
+    STANDALONE = "standalone"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`figure` is to be at least `least` or at most `most`; of the yardstick's where `ratio`."""
+
+    figure: str
+    least: float | None = None
+    most: float | None = None
+    ratio: bool = False
+
+    def met(self, value: float) -> bool:
+        if self.least is not None and value < self.least:
+            return False
+        return self.most is None or value <= self.most
+
+    @property
+    def bound(self) -> str:
+        sign, value = ("≥", self.least) if self.least is not None else ("≤", self.most)
+        return f"{sign} {value:,g} × yardstick" if self.ratio else f"{sign} {value:,g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the report."""
+
+    name: str
+    title: str
+    kind: Kind
+    targets: tuple[Target, ...]
+    load: Load | None = None
+    call: str = "send_many"
+
+    def quicker(self) -> Row:
+        """The same with a quarter of the messages, for a first look."""
+        if self.load is None:
+            return self
+        if self.load.kind == "saturate":
+            return replace(self, load=replace(self.load, first=self.load.first // 4))
+        return replace(self, load=replace(self.load, second=max(3, self.load.second // 3)))
+
+
+LATENCY: Final = (
+    Target("p50_ms", most=1.5, ratio=True),
+    Target("p99_ms", most=1.5, ratio=True),
+)
+
+ROWS: Final = (
+    Row(
+        "1kb", "1 KB with `send_many`, one topic, published and consumed", Kind.BESIDE,
+        (Target("through_per_s", least=0.6, ratio=True),),
+        Load("saturate", 300_000, 1024),
+    ),
+    Row(
+        "1kb-send", "1 KB with `send`, one topic, published and consumed", Kind.BESIDE,
+        (Target("through_per_s", least=0.6, ratio=True),),
+        Load("saturate", 300_000, 1024), call="send",
+    ),
+    Row(
+        "100b", "100 B with `send_many`, published and consumed", Kind.BESIDE,
+        (Target("through_per_s", least=0.5, ratio=True),),
+        Load("saturate", 2_000_000, 100),
+    ),
+    Row(
+        "100b-send", "100 B with `send`, published and consumed", Kind.BESIDE,
+        (Target("through_per_s", least=100_000),),
+        Load("saturate", 1_000_000, 100), call="send",
+    ),
+    Row(
+        "100kb", "100 KB, publish only", Kind.BESIDE,
+        (Target("through_per_s", least=0.8, ratio=True),),
+        Load("saturate", 8_000, 102_400, consume=False),
+    ),
+    Row(
+        "latency-1k", "1 KB at 1,000/s, publish latency", Kind.BESIDE, LATENCY,
+        Load("paced", 1_000, 10),
+    ),
+    Row(
+        "latency-20k", "1 KB at 20,000/s, publish latency", Kind.BESIDE, LATENCY,
+        Load("paced", 20_000, 10),
+    ),
+    Row(
+        "catch-up", "catch-up reads of 1 KB while publishing 10,000/s", Kind.CATCH_UP,
+        (Target("read_per_s", least=60_000),),
+    ),
+    Row(
+        "owner-killed", "owner broker killed, until the next acknowledged publish",
+        Kind.OWNER_KILLED, (Target("silence_s", most=3),),
+    ),
+    Row(
+        "bookie-killed", "bookie killed, added publish latency at 1,000/s", Kind.BOOKIE_KILLED,
+        (Target("added_ms", most=500), Target("errors", most=0)),
+    ),
+    Row(
+        "standalone", "`magnetar standalone`, from its start", Kind.STANDALONE,
+        (Target("first_durable_s", most=2), Target("resident_mb", most=200)),
+    ),
+)  # fmt: skip
