@@ -1,0 +1,214 @@
+"""A real broker core behind a simulated port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from broker.broker import Broker
+from broker.consumer_session import ConsumerSession
+from broker.ownership import ProbeResult
+from broker.producer_session import ProducerSession
+from broker.settings import BrokerLimits, BrokerSettings
+from magnetar.errors import ConnectionFailed, MagnetarError
+from magnetar.ids import BrokerId
+from magnetar.runtime.network import Address
+from tenants.resolver import PolicyResolver
+from tests.sim import messages
+from tests.sim.log_owner import LedgerUser
+from tests.sim.network import Side, SimNetwork
+
+if TYPE_CHECKING:
+    from tests.sim.cluster_world import ClusterWorld
+
+BROKER_PORT = 6650
+
+
+class SimProbe:
+    """Asks another broker's port for a hello."""
+
+    def __init__(self, network: SimNetwork) -> None:
+        self._network = network
+
+    async def probe(self, address: Address, timeout_s: float) -> ProbeResult:
+        answered = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout_s):
+                link = await self._network.connect(
+                    address, lambda _: answered.set(), lambda: None, timeout_s
+                )
+                link.send_object(messages.Hello())
+                await answered.wait()
+                link.close()
+                return ProbeResult.ALIVE
+        except TimeoutError:
+            return ProbeResult.SILENT
+        except ConnectionFailed as error:
+            refused = "refused" in str(error)
+            return ProbeResult.REFUSED if refused else ProbeResult.SILENT
+
+
+class BrokerProcess(LedgerUser):
+    """One broker; its clients speak the messages of `tests.sim.messages`."""
+
+    world: ClusterWorld
+
+    def __init__(self, world: ClusterWorld, name: str) -> None:
+        super().__init__(world, name)
+        self.broker: Broker | None = None
+
+    def begin(self) -> None:
+        self.broker = None
+
+    async def main(self) -> None:
+        assert self.host is not None and self.store is not None
+        ledgers = await self.open_ledgers()
+        self.network = SimNetwork(self.world.fabric, self.host)
+        address = Address(self.name, BROKER_PORT)
+        limits = BrokerLimits(
+            tail_cache_bytes=4_000, read_ahead_bytes=2_000, read_ahead_entries=20,
+            frame_bytes=2_000, checkpoint_entries=self.world.config.checkpoint_entries,
+            state_compaction_bytes=1_500, maintenance_interval_s=0.5, takeover_pause_s=1.0,
+            load_timeout_s=6.0, drain_timeout_s=2.0, remembered_batches=64, idle_unload_s=5.0,
+            pending_publish_bytes=4_000,
+        )
+        broker = Broker(
+            self.store, ledgers, PolicyResolver(self.store, defaults=self.world.policies),
+            self.clock, self.chance(), BrokerSettings(BrokerId(self.name), limits=limits),
+            SimProbe(self.network), address,
+        )
+        await broker.start()
+        await self.network.listen(address, self._accept)
+        self.broker = broker
+
+    def _accept(self, link: Side):  # type: ignore[no-untyped-def]
+        conversation = Conversation(self, link)
+        return conversation.on_message, conversation.on_closed
+
+
+class Conversation:
+    """One client's link: a lookup, a producer's stream, a consumer's stream or a relay."""
+
+    def __init__(self, process: BrokerProcess, link: Side) -> None:
+        assert process.broker is not None
+        self._process = process
+        self._broker = process.broker
+        self._link = link
+        self._producer: ProducerSession | None = None
+        self._consumer: ConsumerSession | None = None
+        self._onward: Side | None = None
+        self._waiting: list[Any] = []
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+
+    def on_message(self, message: Any) -> None:
+        match message:
+            case messages.Hello():
+                self._link.send_object(messages.Hello())
+            case messages.Lookup():
+                self._start(self._look_up(message))
+            case messages.OpenProducer() | messages.Subscribe():
+                self._start(self._relay(message) if message.relay else self._open(message))
+            case messages.Close():
+                self.on_closed()
+                self._link.close()
+            case _ if self._onward is not None:
+                self._onward.send_object(message)
+            case _:
+                self._take(message)
+
+    def _take(self, message: Any) -> None:
+        match message:
+            case messages.Publish() if self._producer is not None:
+                try:
+                    for batch in message.batches:
+                        self._producer.publish(batch)
+                except MagnetarError as error:
+                    self._end(error)
+            case messages.Permits() if self._consumer is not None:
+                self._consumer.add_permits(message.messages)
+            case messages.Acknowledge() if self._consumer is not None:
+                self._consumer.acknowledge(
+                    message.individual, message.cumulative, self._done(message.request_id)
+                )
+            case messages.Redeliver() if self._consumer is not None:
+                self._consumer.redeliver(message.positions)
+
+    def _done(self, request_id: int) -> Callable[[MagnetarError | None], None]:
+        return lambda error: self._link.send_object(messages.Done(request_id, error))
+
+    def _start(self, work: Any) -> None:
+        self._task = asyncio.ensure_future(self._guard(work))
+
+    async def _guard(self, work: Any) -> None:
+        try:
+            await work
+        except MagnetarError as error:
+            self._end(error)
+
+    def _end(self, error: MagnetarError) -> None:
+        if not self._closed:
+            self._link.send_object(messages.Ended(error))
+            self._link.close()
+            self.on_closed()
+
+    async def _look_up(self, message: messages.Lookup) -> None:
+        try:
+            result = await self._broker.lookup(message.topic, message.unreachable_address)
+            self._link.send_object(messages.LookedUp(result))
+        except MagnetarError as error:
+            self._link.send_object(messages.LookedUp(None, error))
+
+    async def _open(self, message: messages.OpenProducer | messages.Subscribe) -> None:
+        if isinstance(message, messages.OpenProducer):
+            producer = await self._broker.open_producer(
+                message.topic, message.name, message.epoch,
+                lambda receipts: self._link.send_object(messages.Receipts(receipts)), self._end,
+            )
+            if self._closed:
+                producer.close()
+                return
+            self._producer = producer
+            self._link.send_object(messages.ProducerOpened(
+                producer.producer_name, producer.producer_epoch, producer.last_sequence_id,
+                producer.max_message_size_bytes,
+            ))
+        else:
+            consumer = await self._broker.open_consumer(
+                message.request,
+                lambda found: self._link.send_object(messages.Deliveries(found)), self._end,
+            )
+            if self._closed:
+                consumer.close()
+                return
+            self._consumer = consumer
+            self._link.send_object(messages.Subscribed(consumer.consumer_id))
+
+    async def _relay(self, message: Any) -> None:
+        """Pass the stream on to the owner, as the real relay does."""
+        owner = await self._broker.owner_address(message.topic)
+        if owner is None:
+            await self._open(message)
+            return
+        onward = await self._process.network.connect(
+            owner, self._link.send_object, self._link.close, 0.5
+        )
+        if self._closed:
+            onward.close()
+            return
+        self._onward = onward
+        onward.send_object(
+            messages.OpenProducer(message.topic, message.name, message.epoch)
+            if isinstance(message, messages.OpenProducer) else messages.Subscribe(message.request)
+        )
+
+    def on_closed(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for session in (self._producer, self._consumer):
+            if session is not None:
+                session.close()
+        if self._onward is not None:
+            self._onward.close()

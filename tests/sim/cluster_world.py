@@ -1,0 +1,198 @@
+"""The whole cluster: two brokers, clients, and the topic between them."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from broker.conversation import LookupResult
+from ledger.managed_log import ManagedLog
+from magnetar.entry import EntryView, parse_prefix
+from magnetar.errors import MagnetarError
+from tenants.policies import TopicPolicies
+from tests.sim.broker_process import BrokerProcess
+from tests.sim.checkers import StoredMessage, check_ack_order, check_log
+from tests.sim.client_process import SimConsumer, SimProducer
+from tests.sim.config import Config
+from tests.sim.dump import check_all_copies
+from tests.sim.history import Place
+from tests.sim.log_owner import TOPIC, LedgerUser
+from tests.sim.processes import Process
+from tests.sim.world import World
+
+SUBSCRIPTION = "s"
+
+
+class TopicAuditor(LedgerUser):
+    """Takes the topic over at the end and reads its log entry by entry."""
+
+    def __init__(self, world: ClusterWorld) -> None:
+        super().__init__(world, "auditor")
+        self.stored: list[StoredMessage] | None = None
+        self.first: Place | None = None
+        self.problems: list[str] = []
+
+    async def main(self) -> None:
+        ledgers = await self.open_ledgers()
+        while self.stored is None:
+            try:
+                log = await self.open_log(ledgers, asyncio.Event())
+                kept = log.record.ledgers
+                oldest = kept[0].ledger_id if kept else log.record.last_ledger_id + 1
+                self.first = Place(oldest, 0)
+                self.stored = await self._read_all(log)
+            except MagnetarError as error:
+                self.world.trace.note("auditor", f"{type(error).__name__} {error}")
+                await self.clock.sleep(0.2)
+
+    async def _read_all(self, log: ManagedLog) -> list[StoredMessage]:
+        stored: list[StoredMessage] = []
+        self.problems = []
+        at = log.first_position
+        ordinal, time_ms, epoch = -1, -1, -1
+        while entries := await log.read(at, 1000, 1 << 20):
+            for entry in entries:
+                place = Place(entry.position.ledger_id, entry.position.entry_id)
+                self.world.note_read("auditor", place, bytes(entry.body))
+                prefix, batch = parse_prefix(entry.body)
+                view = EntryView(batch)
+                if ordinal >= 0 and prefix.first_ordinal != ordinal:
+                    self.problems.append(
+                        f"ordinals: {place} begins at {prefix.first_ordinal}, not {ordinal}"
+                    )
+                if prefix.append_time_ms < time_ms or prefix.owner_epoch < epoch:
+                    self.problems.append(f"{place} goes back in time or epoch")
+                ordinal = prefix.first_ordinal + view.count
+                time_ms, epoch = prefix.append_time_ms, prefix.owner_epoch
+                stored += [parse_message(place, view, n) for n in range(view.count)]
+            at = log.position_after(entries[-1].position)
+        return stored
+
+
+def parse_message(place: Place, view: EntryView, index: int) -> StoredMessage:
+    producer, number, _ = bytes(view.payload(index)).decode().split("/", 2)
+    return StoredMessage(place, producer, int(number))
+
+
+class ClusterWorld(World):
+    """Producers and consumers of one topic over real broker cores."""
+
+    topic = TOPIC
+
+    def __init__(self, config: Config, keep_trace: bool = False) -> None:
+        super().__init__(config, keep_trace)
+        quorums = config.quorums
+        self.policies = TopicPolicies(
+            ensemble_size=quorums.ensemble_size, write_quorum=quorums.write_quorum,
+            ack_quorum=quorums.ack_quorum, retention_minutes=-1 if config.keep_log else 0,
+            max_ledger_entries=config.max_ledger_entries,
+        )
+        self.broker_processes = [BrokerProcess(self, f"b{n}") for n in range(2)]
+        self.brokers = [*self.broker_processes]
+        consumers = 2 if config.subscription_shared else 1
+        self.consumers = [SimConsumer(self, f"c{n}", SUBSCRIPTION) for n in range(consumers)]
+        self.producers = [SimProducer(self, f"p{n}") for n in range(config.producer_count)]
+        self.clients = [*self.consumers, *self.producers]
+        self.subscribed = False
+        self.consuming_ended = False
+
+    def keeps_back(self, key: tuple[str, int]) -> bool:
+        """Messages that are never acknowledged, so that the end can ask for them."""
+        drawn = zlib.crc32(f"{self.config.seed}/{key}".encode()) % 1000
+        return drawn >= 1000 * self.config.acknowledge_share
+
+    def owner_process(self) -> Process | None:
+        record = self.audit.topics.get(TOPIC)
+        if record is None or record.owner is None:
+            return None
+        return next(b for b in self.broker_processes if b.name == record.owner.broker_id)
+
+    def move_owner(self) -> bool:
+        """Force a broker that is not the owner to load the topic: fencing alone must hold."""
+        owner = self.owner_process()
+        others = [b for b in self.broker_processes if b is not owner and b.running]
+        if owner is None or not others or others[0].broker is None:
+            return False
+        taker = others[0]
+        broker = taker.broker
+        assert broker is not None and taker.host is not None
+
+        async def take() -> LookupResult | None:
+            try:
+                await broker.registry.obtain(TOPIC)
+            except MagnetarError as error:
+                self.trace.note("forced takeover failed", type(error).__name__)
+            return None
+
+        self.loop.spawn(taker.host.lane, take())
+        return True
+
+    # --- the end ----------------------------------------------------------------------------
+    def settled(self) -> bool:
+        return all(producer.unsettled == 0 for producer in self.producers)
+
+    async def drain(self) -> None:
+        history = self.history
+        await self.within(
+            "consumers receive every acknowledged message", 60.0,
+            lambda: all((m.producer, m.sequence_id) in history.seen_messages
+                        for m in history.acks),
+        )
+        await asyncio.sleep(0.5)
+        self.consuming_ended = True
+        await asyncio.sleep(0.5)
+
+    async def check(self) -> None:
+        for process in self.clients:
+            process.stop()
+        for broker in self.broker_processes:
+            broker.stop()
+        await asyncio.sleep(0.2)
+        final = await self._final_consumer()
+        for broker in self.broker_processes:
+            broker.stop()
+        auditor = TopicAuditor(self)
+        auditor.start()
+        await self.within("the log is recovered and read", 60.0,
+                          lambda: auditor.stored is not None)
+        assert auditor.stored is not None
+        first = None if self.config.keep_log else auditor.first
+        self.violations += auditor.problems
+        self.violations += check_log(self.history, auditor.stored, self.read_places, first)
+        self.violations += check_ack_order(self.history)
+        self.violations += self._check_cursor(auditor.stored, final.received)
+        self.violations += await check_all_copies(self)
+
+    async def _final_consumer(self) -> SimConsumer:
+        """After a restart of all brokers: what does the subscription still owe?"""
+        for broker in self.broker_processes:
+            broker.start()
+        final = SimConsumer(self, "final", SUBSCRIPTION)
+        final.final = True
+        final.start()
+        history = self.history
+        owed = {
+            (m.producer, m.sequence_id) for m in history.acks
+        } - history.consume_asked
+        await self.within("what was not acknowledged is delivered again", 30.0,
+                          lambda: owed <= final.received)
+        await asyncio.sleep(0.6)
+        final.stop()
+        return final
+
+    def _check_cursor(
+        self, stored: list[StoredMessage], received: set[tuple[str, int]]
+    ) -> list[str]:
+        """I16: nothing acknowledged durably comes again, nothing else is skipped."""
+        history = self.history
+        violations = [
+            f"I16 {key} was acknowledged durably and delivered again"
+            for key in sorted(history.consumed_durably) if key in received
+        ]
+        violations += [
+            f"I16 {(m.producer, m.sequence_id)} at {m.place} was skipped"
+            for m in stored
+            if (m.producer, m.sequence_id) not in received
+            and (m.producer, m.sequence_id) not in history.consume_asked
+        ]
+        return violations[:20]
