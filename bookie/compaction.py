@@ -38,6 +38,7 @@ from bookie.record import (
 from bookie.scan import Damage, scan_file
 from bookie.storage import BookieStorage
 from bookie.turns import in_turns
+from magnetar.errors import StorageError
 from magnetar.ids import EntryId, LedgerId
 from magnetar.runtime.disk import AppendFile
 from magnetar.runtime.network import Buffer
@@ -125,6 +126,9 @@ class Compactor:
         if not victims:
             return CompactionResult()
         live.sort(key=lambda entry: (entry.ledger_id, entry.entry_id))
+        if not self._has_room(live):
+            _log.warning("too little room to move %d entries; nothing is compacted", len(live))
+            return CompactionResult()
         if live and not await self._move(live):
             return CompactionResult()
         freed = sum(files[file_id].size_bytes for file_id in victims)
@@ -139,6 +143,13 @@ class Compactor:
             await files.unlink(file_id)
         _log.info("compacted %s", ", ".join(map(file_name, victims)))
         return CompactionResult(tuple(victims), len(live), freed)
+
+    def _has_room(self, live: list[_Live]) -> bool:
+        """What the log needs for fences and recovery is not for compaction."""
+        needed = sum(RECORD_HEADER_BYTES + entry.location.length for entry in live)
+        disk = self._storage.disk
+        reserve = self._storage.limits.reserve_at(disk.total_bytes())
+        return not live or disk.free_bytes() >= needed + reserve
 
     async def _live_of(self, file_id: FileId, ledgers: set[LedgerId]) -> list[_Live] | None:
         """Entries the index finds in this file; None when one of them is damaged."""
@@ -173,7 +184,12 @@ class Compactor:
     async def _move(self, live: list[_Live]) -> bool:
         storage, files = self._storage, self._storage.files
         run_id, run = await files.create(run=True)
-        moved = await self._write_run(run_id, run, live)
+        try:
+            moved = await self._write_run(run_id, run, live)
+        except StorageError:
+            # No list names it: left behind, it would take what little room there is.
+            await files.unlink(run_id)
+            raise
         files.listed.add(run_id)
         if not await storage.write_records([files_record(files)]):
             files.listed.discard(run_id)

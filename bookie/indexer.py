@@ -161,6 +161,8 @@ class Indexer:
             if item.kind == RecordKind.ADD:
                 self.cached_bytes += size
                 self._cached.append(item)
+            elif item.kind == RecordKind.LEDGER_STATE:
+                self._table.unpin(item.ledger_id)
         self._evict()
         if self._since_flush_bytes >= self._limits.index_flush_bytes:
             self._since_flush_bytes = 0

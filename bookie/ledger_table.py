@@ -38,7 +38,7 @@ class Ledger:
         """Highest durable entry."""
         self.last_add_confirmed = NO_ENTRY_ID
         self.in_flight = 0
-        """Records appended and not settled."""
+        """Entries appended and not settled."""
 
 
 class LedgerTable:
@@ -49,6 +49,7 @@ class LedgerTable:
         self._files = files
         self._max_ledgers = max_ledgers
         self._ledgers: dict[LedgerId, Ledger] = {}
+        self._pins: dict[LedgerId, int] = {}
         self.node_state = NodeState()
 
     def __iter__(self) -> Iterator[Ledger]:
@@ -81,6 +82,16 @@ class LedgerTable:
                 or ledger.ledger_id <= state.fence_ceiling
             )
 
+    def pin(self, ledger_id: LedgerId) -> None:
+        """A state of it is on its way: until the index has it, only memory knows the newest."""
+        self._pins[ledger_id] = self._pins.get(ledger_id, 0) + 1
+
+    def unpin(self, ledger_id: LedgerId) -> None:
+        """The state is in the index, or never will be anywhere."""
+        left = self._pins.pop(ledger_id, 1) - 1
+        if left:
+            self._pins[ledger_id] = left
+
     def drop(self, ledger_id: LedgerId) -> None:
         """Forget; the next touch loads it anew."""
         self._ledgers.pop(ledger_id, None)
@@ -111,7 +122,10 @@ class LedgerTable:
     def _evict(self) -> None:
         """Forget the idle ones among the oldest."""
         wanted = max(1, self._max_ledgers // 16)
-        idle = [ledger for ledger in self._ledgers.values() if not ledger.recent]
+        idle = [
+            ledger for ledger in self._ledgers.values()
+            if not ledger.recent and ledger.ledger_id not in self._pins
+        ]
         for ledger in idle[:wanted]:
             if ledger.in_flight == 0 and ledger.fenced == (
                 ledger.state.fenced

@@ -77,9 +77,10 @@ class BookieNode:
             self.storage, random_, live_ratio=settings.compact_below_live_ratio
         )
         self.garbage = GarbageCollector(
-            self.storage, self._ledgers.exists, compactor, clock,
+            self.storage, self._ledger_exists, compactor, clock,
             interval_s=settings.gc_interval_s,
         )
+        self._cookie = b""
         self._make_admin = admin
         self._admin: AdminServer | None = None
         self._admin_address: Address | None = None
@@ -120,6 +121,7 @@ class BookieNode:
             if not await self.storage.enter_limbo("the disk was lost and its loss accepted"):
                 raise DiskFull("no room to record that the disk was lost; free some first")
             await adopt(self._disk, replaced)
+        self._cookie, _ = await self._bookies.get_cookie(settings.bookie_id)
         await self._bound_limbo()
         self.server = BookieServer(
             self.storage, self._network, cluster.cluster_key, settings.bookie_id, self._clock,
@@ -159,6 +161,16 @@ class BookieNode:
         if self.storage.node_state.limbo_ceiling == ALL_LEDGERS:
             highest: LedgerId = await self._ledgers.allocate()
             await self.storage.bound_limbo(highest)
+
+    async def _ledger_exists(self, ledger_id: LedgerId) -> bool:
+        """R19: "absent" counts only from metadata that know this disk. Begun anew, restored or
+        replaced under a running bookie, they know no ledger, and all data would go."""
+        if await self._ledgers.exists(ledger_id):
+            return True
+        cookie, _ = await self._bookies.get_cookie(self.settings.bookie_id)
+        if cookie != self._cookie:
+            raise MetadataError("these metadata know another disk under this bookie's name")
+        return False
 
     # announcing
 

@@ -71,7 +71,7 @@ class BookieStorage:
         self.index = index
         self._clock = clock
         self._random = random_
-        self._limits = limits if limits is not None else BookieLimits()
+        self.limits = self._limits = limits if limits is not None else BookieLimits()
         self._on_fatal = on_fatal
         self.files = LogFiles(disk)
         self._table = LedgerTable(index, self.files, self._limits.max_ledgers_in_memory)
@@ -234,7 +234,10 @@ class BookieStorage:
         return Status.OK
 
     def _append(self, log: Log, ledger: Ledger, record: LogRecord) -> None:
-        ledger.in_flight += 1
+        if record.kind == RecordKind.ADD:
+            ledger.in_flight += 1
+        else:
+            self._table.pin(ledger.ledger_id)
         self._pending[record] = None
         self._pending_bytes += len(record.body)
         log.append(record)
@@ -447,8 +450,7 @@ class BookieStorage:
             state = ledger.wanted.encode() if ledger else self.index.state(ledger_id)
             if state is not None:
                 records.append(LogRecord.about(RecordKind.LEDGER_STATE, state, ledger_id))
-                if ledger is not None:
-                    ledger.in_flight += 1
+                self._table.pin(ledger_id)
         return await self.write_records(records)
 
     async def write_records(self, records: list[LogRecord]) -> bool:
@@ -496,10 +498,6 @@ class BookieStorage:
                     ledger.last_add_confirmed = record.last_add_confirmed
                 counters.adds += 1
                 counters.added_bytes += len(record.body)
-            elif record.kind == RecordKind.LEDGER_STATE:
-                changed = table.loaded(record.ledger_id)
-                if changed is not None and changed.in_flight:
-                    changed.in_flight -= 1
             self._tell(record, Status.OK)
         self.indexer.put(records, position)
 
@@ -509,8 +507,11 @@ class BookieStorage:
             record.stage = DROPPED
             self._pending.pop(record, None)
             self._pending_bytes -= len(record.body)
+            if record.kind == RecordKind.LEDGER_STATE:
+                self._table.unpin(record.ledger_id)
+                continue
             ledger = self._table.loaded(record.ledger_id)
-            if ledger is not None and record.kind in (RecordKind.ADD, RecordKind.LEDGER_STATE):
+            if ledger is not None and record.kind == RecordKind.ADD:
                 ledger.in_flight -= 1
                 if ledger.recent.get(record.entry_id) is record:
                     del ledger.recent[record.entry_id]

@@ -6,7 +6,8 @@
 
 An entry at or below LAC may still lack answers of some of its write set. Those are followed
 too: `behind_bytes` is how much a slot lacks of what is confirmed, the measure of a slow bookie.
-While frozen, answers are counted and nothing is confirmed (R6).
+While frozen, answers are counted and nothing is confirmed (R6). Of a slot that was given up
+only the bytes are counted, so that a bookie missing for hours costs no memory.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class AckTracker:
     """For one ledger and its writer; slots are indexes into the current ensemble."""
 
     __slots__ = (
-        "_acked", "_late", "_masks", "_sizes", "ack_quorum", "behind_bytes", "ensemble_size",
-        "frozen", "last_add_confirmed", "last_add_pushed", "pending_bytes",
+        "_acked", "_followed", "_late", "_masks", "_sizes", "ack_quorum", "behind_bytes",
+        "ensemble_size", "frozen", "last_add_confirmed", "last_add_pushed", "pending_bytes",
     )
 
     def __init__(self, quorums: Quorums, last_add_confirmed: EntryId = NO_ENTRY_ID) -> None:
@@ -34,6 +35,7 @@ class AckTracker:
         self.frozen = False
         self.pending_bytes = 0
         self.behind_bytes = [0] * quorums.ensemble_size
+        self._followed = (1 << quorums.ensemble_size) - 1
         self._acked: dict[int, int] = {}
         self._late: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
@@ -90,10 +92,11 @@ class AckTracker:
     def _confirm(self, entry_id: int, missing: int) -> None:
         length = self._sizes[entry_id]
         self.pending_bytes -= length
-        if not missing:
+        followed = missing & self._followed
+        if followed:
+            self._late[entry_id] = followed
+        else:
             del self._sizes[entry_id]
-            return
-        self._late[entry_id] = missing
         behind = self.behind_bytes
         slot = 0
         while missing:
@@ -109,12 +112,20 @@ class AckTracker:
         keep = ~(1 << slot)
         for entry_id, acked in self._acked.items():
             self._acked[entry_id] = acked & keep
+        self.give_up(slot)
+        self._followed |= ~keep
+        self.behind_bytes[slot] = 0
+
+    def give_up(self, slot: int) -> None:
+        """The slot's bookie failed: what it lacks is not waited for, and may only grow until
+        the slot is replaced."""
+        keep = ~(1 << slot)
+        self._followed &= keep
         for entry_id, missing in list(self._late.items()):
             if missing & keep:
                 self._late[entry_id] = missing & keep
             else:
                 del self._late[entry_id], self._sizes[entry_id]
-        self.behind_bytes[slot] = 0
 
     def pending(self) -> list[EntryId]:
         """Entries in flight, in order."""

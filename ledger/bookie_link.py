@@ -235,7 +235,8 @@ class BookieLink:
         link.send(handshake.hello())
         async with asyncio.timeout(timeout_s):
             await opened
-        self._ready()
+        if connection == self._connection:  # it may have been lost in this very turn
+            self._ready()
 
     def _ready(self) -> None:
         assert self._link is not None

@@ -176,6 +176,8 @@ class LedgerChain:
         self._sent -= 1
         if isinstance(result, LedgerClosed):
             return  # not stored: it stays in the queue, for the next ledger
+        if self.state is ChainState.FENCED and not self._pending:
+            return  # whoever heard an answer before this one gave up, and all were told then
         body, on_done = self._pending.popleft()
         self.pending_bytes -= len(body)
         if self._snapshot is not None and self._snapshot.covers:
@@ -437,16 +439,14 @@ class LedgerChain:
             if self.state is ChainState.OPENING:
                 self._move(ChainState.IDLE)
             return
-        stuck = asyncio.Event()
-        writer.on_stuck = stuck.set
+        writer.on_stuck = self._writer_stuck
         stored = asyncio.ensure_future(_add_all(writer, snapshot.records))
-        waiter = asyncio.ensure_future(stuck.wait())
-        await asyncio.wait((stored, waiter), return_when=asyncio.FIRST_COMPLETED)
-        waiter.cancel()
-        if not stored.done():
+        if not await self._ends_in_time(stored):
             stored.cancel()
             await self._discard(writer)
-            self._move(ChainState.IDLE)
+            self._stuck = False
+            if self.error is None:
+                self._move(ChainState.IDLE)
             return
         stored.result()
         await self._adopt(writer, self._keeper.record_snapshot(writer.ledger_id))
@@ -455,6 +455,20 @@ class LedgerChain:
             return
         self._snapshot_done(snapshot, Position(writer.ledger_id, writer.last_add_confirmed))
         self._start_writing(writer)
+
+    async def _ends_in_time(self, stored: asyncio.Future[None]) -> bool:
+        """False when there is no use in waiting: its bookies are gone for good, the chain is
+        fenced, or closing has waited long enough."""
+        stored.add_done_callback(lambda _: self._wake.set())
+        while not stored.done():
+            if self._stuck or self._gives_up or self.error is not None:
+                return False
+            self._wake.clear()
+            deadline_s = self._patience_ends_s if self._close_wanted else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline_s):
+                    await self._wake.wait()
+        return True
 
     def _snapshot_done(self, snapshot: _Snapshot, stored: Position) -> None:
         self._snapshot = None

@@ -24,7 +24,13 @@ from ledger.quorum import Quorums
 from ledger.state_log import StateLog
 from ledger.topic_record import OwnedTopic
 from ledger.wire import StoredEntry
-from magnetar.errors import LedgerError, LedgerFenced, LedgerNotFound, MetadataError
+from magnetar.errors import (
+    EntryNotFound,
+    LedgerError,
+    LedgerFenced,
+    LedgerNotFound,
+    MetadataError,
+)
 from magnetar.ids import BrokerId, EntryId, LedgerId
 from magnetar.runtime.clock import Clock
 from metadata.topics import LedgerInfo, Owner, TopicRecord, TopicRepository
@@ -244,6 +250,11 @@ class ManagedLog:
         await self.state.close()
         self._owned.fence("it was closed by its owner")
 
+    def abandon(self, reason: str) -> None:
+        """Stop at once without a word to the metadata: this broker serves the topic no more.
+        Whether what waits is stored is unknown; the next owner closes the ledgers."""
+        self._fence(LedgerFenced(f"{self.record.name} is given up: {reason}"))
+
     async def trim(self, keep_from: Position) -> int:
         """Delete the closed ledgers whose entries all lie before `keep_from`; answers how many.
 
@@ -319,7 +330,8 @@ class ManagedLog:
         """Confirmed entries from `start` on, within the bounds but at least one if there is any;
         goes across ledgers; [] at the end. `start` may be trimmed or past its ledger's end.
 
-        Raises EntryUnknown (try again later), EntryNotFound (a loss), LedgerNotFound.
+        Raises EntryUnknown (try again later), EntryNotFound and LedgerNotFound (a loss: of what
+        the list still names).
         """
         found: list[LogEntry] = []
         size_bytes = 0
@@ -327,9 +339,18 @@ class ManagedLog:
         while position <= self.last_confirmed and len(found) < max_entries:
             if found and size_bytes >= max_bytes:
                 break
-            entries = await self._read_ledger(
-                position, max_entries - len(found), max_bytes - size_bytes
-            )
+            try:
+                entries = await self._read_ledger(
+                    position, max_entries - len(found), max_bytes - size_bytes
+                )
+            except (LedgerNotFound, EntryNotFound):
+                if found or self._keeps(position.ledger_id):
+                    raise
+                # Trimmed under our eyes, which is no loss: what is left comes after it.
+                if (following := self.resolve(position)) == position:
+                    break
+                position = following
+                continue
             for entry in entries:
                 found.append(LogEntry(Position(position.ledger_id, entry.entry_id), entry.body))
                 size_bytes += len(entry.body)
@@ -338,6 +359,9 @@ class ManagedLog:
                 break
             position = following
         return found
+
+    def _keeps(self, ledger_id: LedgerId) -> bool:
+        return any(info.ledger_id == ledger_id for info in self.record.ledgers)
 
     async def _read_ledger(
         self, position: Position, max_entries: int, max_bytes: int

@@ -136,6 +136,7 @@ class LedgerRecovery:
         self._coverage = QuorumCoverage(self._quorums)
         self._fence_answers = 0
         self._max_lac = -1
+        self._told_lac = EntryId(-1)
         self._acks = AckTracker(self._quorums)
         self._next_read = 0
         self._found: dict[int, bytes] = {}
@@ -212,6 +213,7 @@ class LedgerRecovery:
         last = self.metadata.fragments[-1]
         # R10: a fresh last fragment may know no LAC, and older fragments are immutable.
         start = max(self._max_lac, last.first_entry - 1)
+        self._told_lac = EntryId(start)
         self._length_known = start < 0
         self._acks = AckTracker(self._quorums, EntryId(start))
         self._next_read = start + 1
@@ -261,13 +263,14 @@ class LedgerRecovery:
         return NOTHING
 
     def _add_again(self, body: bytes) -> Effects:
-        confirmed = self._acks.last_add_confirmed
         entry_id = self._acks.push(len(body))
         invariant(entry_id == self._next_read, "R12", f"{entry_id} is not LAP + 1")
         self._next_read += 1
         self._known_length_bytes += len(body)
+        # Not how far this recovery came: its acknowledgements may be of bookies that only it
+        # knows (R13), and another one begins behind the LAC it is told (R10).
         request = AddRequest.make(
-            self._ledger_id, entry_id, EntryId(confirmed), body, recovery=True
+            self._ledger_id, entry_id, self._told_lac, body, recovery=True
         )
         self._unstored[entry_id] = request
         return (SendAdd(request, self._targets(entry_id)),)
@@ -319,6 +322,7 @@ class LedgerRecovery:
 
     def _go_without(self, slot: int) -> Effects:
         self._failed |= 1 << slot
+        self._acks.give_up(slot)
         self.metadata = ensemble_change.marked_under_replicated(self.metadata)
         if not self._acks.reachable(self._failed):
             return self._abort("too few bookies take the recovered entries")

@@ -248,6 +248,7 @@ class LedgerWriter:
         if self._failed & bit:
             return NOTHING
         self._failed |= bit
+        self._acks.give_up(slot)
         self._targets = self._compute_targets()
         return (SlotFailed(slot, bookie, status),)
 
@@ -357,13 +358,15 @@ class LedgerWriter:
         self._acks.frozen = False
         self._move(WriterEvent.CHANGE_WRITTEN)
         self._targets = self._compute_targets()
-        effects = list(self._advance())
+        effects: list[Effect] = []
         replaced = {slot for slot, _ in change.replaced}
+        # Also those that the others confirm right now: the new fragment says that they are here.
         for entry_id, request in self._unstored.items():
             targets = self._targets[entry_id % self._acks.ensemble_size]
             again = tuple(target for target in targets if target.slot in replaced)
             if again:
                 effects.append(SendAdd(request, again))
+        effects.extend(self._advance())
         return effects
 
     def metadata_conflict(self, metadata: LedgerMetadata, version: int) -> Effects:

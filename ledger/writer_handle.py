@@ -273,6 +273,10 @@ class LedgerWriterHandle:
                     await self._step()
                 except (AlreadyClosed, SessionExpired, LedgerNotFound) as error:
                     self._execute(self._core.fence(str(error)))
+                except Exception as error:
+                    # Nobody would go on with the record, and whoever waits would wait for ever.
+                    _log.exception("the upkeep of ledger %d failed", self.ledger_id)
+                    self._execute(self._core.fence(f"its upkeep failed: {error!r}"))
         finally:
             self._task = None
             self._schedule_retry()

@@ -41,6 +41,9 @@ MAX_REQUESTS_IN_FLIGHT: Final = 1024
 MAX_PENDING_BYTES: Final = 64 << 20
 """A link whose client does not read its replies is closed above this."""
 
+HELLO_PATIENCE_S: Final = 10.0
+"""A link that did not say HELLO by then is dropped."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -115,6 +118,10 @@ class _Connection:
         self._watches: dict[str, Cancel] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._closed = False
+        self._patience = asyncio.get_running_loop().call_later(HELLO_PATIENCE_S, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self.refuse(NO_REQUEST, InvalidFrame("a link begins with HELLO, and none came in time"))
 
     def on_frame(self, frame: memoryview) -> None:
         if self._closed:
@@ -156,6 +163,7 @@ class _Connection:
     def _hello(self, request: Request) -> None:
         if request.value != MAGIC or self._session_id != NO_SESSION:
             raise InvalidFrame("this is a Magnetar metadata port; it does not speak this protocol")
+        self._patience.cancel()
         if request.version != PROTOCOL_VERSION:
             error = NotSupported(
                 f"this metadata server speaks protocol {PROTOCOL_VERSION}, not {request.version}"
@@ -271,6 +279,7 @@ class _Connection:
     def on_closed(self) -> None:
         """Requests under way are applied already or will be; only their answers are lost."""
         self._closed = True
+        self._patience.cancel()
         for cancel in self._watches.values():
             cancel()
         self._watches.clear()

@@ -15,6 +15,7 @@ from ledger.wire import Status
 from magnetar.errors import ConnectionLoss
 from magnetar.ids import LedgerId
 from magnetar.runtime.clock import SystemClock
+from magnetar.runtime.disk import DiskFull
 from tests.bookie.house import LIMITS, House, house, request
 from tests.bookie.memory_disk import MemoryDisk
 
@@ -234,4 +235,28 @@ async def test_a_repaired_entry_wins_over_its_damaged_copy_in_a_run() -> None:
             await asyncio.sleep(0)
         await it.indexed()
         await it.crash(kept_batches=-1)
+        assert len(await it.bodies(0, 100, ledger=2)) == 60
+
+
+async def test_compacting_a_full_disk_leaves_nothing_behind() -> None:
+    async with house(SMALL_FILES, MemoryDisk(capacity_bytes=200_000)) as it:
+        await two_ledgers(it)
+        for _ in range(3):
+            it.disk.ballast_bytes += it.disk.free_bytes() - 3000
+            await collector(it, Metadata(2)).collect()
+            assert it.disk.names("run-") == []
+        assert await it.bodies(0, 100, ledger=2) == [
+            request(n, ledger=2).body for n in range(60)
+        ]
+
+
+async def test_a_run_that_fills_the_disk_is_unlinked() -> None:
+    async with house(SMALL_FILES, MemoryDisk(capacity_bytes=200_000)) as it:
+        await two_ledgers(it)
+        gc = collector(it, Metadata(2))
+        gc._compactor._has_room = lambda live: True  # type: ignore[method-assign]
+        it.disk.ballast_bytes += it.disk.free_bytes() - 2000
+        with pytest.raises(DiskFull):
+            await gc.collect()
+        assert it.disk.names("run-") == []
         assert len(await it.bodies(0, 100, ledger=2)) == 60

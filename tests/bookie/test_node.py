@@ -153,3 +153,17 @@ async def test_http(place: Place) -> None:
         answer = await http.post(base + "/v1/bookie/read-only", json={"read_only": True})
         assert (await answer.json())["read_only"] is True
         assert (await http.post(base + "/v1/bookie/read-only", data=b"x")).status == 400
+
+
+async def test_R19_metadata_begun_anew_under_a_running_bookie_delete_nothing(place: Place) -> None:
+    node = await place.node()
+    assert await add(node, 1) is Status.OK
+    cookie, version = await place.bookies.get_cookie(BOOKIE)
+    await place.bookies.delete_cookie(BOOKIE, version)
+    result = await node.garbage.collect()
+    assert (result.deleted_ledgers, result.complete) == (0, False)
+    await place.bookies.create_cookie(BOOKIE, b"of another disk")
+    assert not (await node.garbage.collect()).complete
+    assert await status_of(node, 1) is Status.OK
+    await place.bookies.update_cookie(BOOKIE, cookie, 0)
+    assert (await node.garbage.collect()).deleted_ledgers == 1

@@ -8,7 +8,7 @@ import dataclasses
 from bookie.index import IndexBatch
 from ledger.wire import Status
 from magnetar.errors import StorageError
-from magnetar.ids import EntryId
+from magnetar.ids import EntryId, LedgerId
 from tests.bookie.house import LEDGER, LIMITS, House, house, request
 
 
@@ -253,3 +253,21 @@ async def test_stopping_answers_what_was_accepted() -> None:
     futures = [it.add_nowait(request(entry)) for entry in range(5)]
     await it.storage.stop()
     assert [future.result() for future in futures] == [Status.OK] * 5
+
+
+async def test_R9_a_fence_is_not_forgotten_when_its_ledger_leaves_memory_before_it_is_indexed(
+) -> None:
+    limits = dataclasses.replace(LIMITS, max_ledgers_in_memory=2, cache_bytes=0)
+    async with house(limits) as it:
+        await it.fill(1)
+        await it.indexed()
+        it.storage.indexer._scheduled = True  # the index is busy with something else
+        assert (await it.read(5, fence=True)).status is Status.NO_ENTRY
+        for other in range(100, 110):
+            it.storage._table.get(LedgerId(other))
+        assert await it.add(request(1)) is Status.FENCED
+        it.storage.indexer.write_all()
+        for other in range(200, 210):
+            it.storage._table.get(LedgerId(other))
+        assert it.storage._table.loaded(LEDGER) is None, "now it may leave"
+        assert await it.add(request(1)) is Status.FENCED

@@ -20,6 +20,7 @@ from magnetar.errors import (
     RecoveryAborted,
 )
 from magnetar.ids import EntryId, LedgerId
+from metadata import paths
 from metadata.ledgers import LedgerState
 from tests.ledger.cluster import LIMITS, Cluster, Results, cluster, until
 
@@ -274,3 +275,15 @@ async def test_metadata_out_of_reach_delays_changes_and_not_adds() -> None:
         made.session.resume()  # type: ignore[attr-defined]
         await until(lambda: spare in writer.metadata.fragments[-1].ensemble)
         await fill(writer, 1, start=6)
+
+
+async def test_a_record_that_cannot_be_read_stops_the_writer_instead_of_hanging_it() -> None:
+    async with cluster("k1", "k2", "k3") as made:
+        writer = await made.store.create(THREE)
+        await fill(writer, 1)
+        path = f"{paths.ledger(writer.ledger_id)}"
+        record = await made.session.get(path)
+        await made.session.put(path, b"rot", record.version)
+        async with asyncio.timeout(5):
+            with pytest.raises(LedgerFenced):
+                await writer.close()

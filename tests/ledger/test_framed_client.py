@@ -267,3 +267,24 @@ async def test_back_pressure_refuses_instead_of_growing() -> None:
     )
     assert [*statuses] == [Status.OK, Status.OVERLOADED]
     await calls.close()
+
+
+async def test_a_link_lost_in_the_turn_of_its_welcome_is_a_lost_link() -> None:
+    bookie = ScriptedBookie()
+    calls = client(bookie, FAST)
+    first = asyncio.ensure_future(calls.add(K1, add(0)))
+    await until(lambda: bool(bookie.links))
+    link = bookie.links[0]
+    arrive = link._arrive
+
+    def arrive_and_lose(frame: bytes) -> None:
+        arrive(frame)
+        if link.handshake.state is HandshakeState.READY:
+            link._end()
+
+    link._arrive = arrive_and_lose  # type: ignore[method-assign]
+    assert await first is Status.UNKNOWN
+    (connecting,) = (one._task for one in calls._links.values())
+    assert connecting is not None
+    await connecting
+    await calls.close()

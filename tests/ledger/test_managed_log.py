@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from ledger.driver import ReadHandle
 from ledger.managed_log import LogPolicy
 from ledger.position import BEFORE_FIRST, Position
 from ledger.quorum import Quorums
@@ -14,6 +16,7 @@ from ledger.wire import Status
 from magnetar.errors import (
     ConnectionLoss,
     LedgerClosed,
+    LedgerError,
     LedgerFenced,
     LedgerNotFound,
     NotFound,
@@ -235,6 +238,41 @@ async def test_trimming_writes_the_list_and_deletes_ledgers() -> None:
         assert [entry.body for entry in await log.read(positions[0], 1, 100)] == [b"entry 6"]
 
 
+async def test_a_read_that_meets_a_trim_goes_on_behind_it() -> None:
+    async with cluster("k1", "k2", "k3") as made:
+        await made.create_topic()
+        log, _ = await made.open_log(policy=SMALL)
+        positions = await append(log, *numbered(10))
+        opened = asyncio.Event()
+        gone = log.record.ledgers[0].ledger_id
+        open_ledger = log._ledgers.open
+
+        async def slow_open(ledger_id: LedgerId) -> ReadHandle:
+            if ledger_id == gone:
+                opened.set()
+                while await made.ledgers.exists(ledger_id):
+                    await asyncio.sleep(0)
+            return await open_ledger(ledger_id)
+
+        log._ledgers.open = slow_open  # type: ignore[method-assign]
+        reading = asyncio.ensure_future(log.read(positions[0], 1, 100))
+        await opened.wait()
+        assert await log.trim(positions[7]) == 2
+        assert [entry.body for entry in await reading] == [b"entry 6"]
+
+
+async def test_reading_what_was_trimmed_to_the_last_is_the_end_and_no_loss() -> None:
+    async with cluster("k1", "k2", "k3") as made:
+        await made.create_topic()
+        log, _ = await made.open_log()
+        positions = await append(log, *numbered(3))
+        await log.roll()
+        assert await log.trim(log.next_position_to_read) == 1
+        assert await log.read(positions[0], 10, 100) == []
+        (following,) = await append(log, b"b")
+        assert [entry.position for entry in await log.read(positions[0], 10, 100)] == [following]
+
+
 async def test_trimming_never_takes_the_open_ledger() -> None:
     async with cluster("k1", "k2", "k3") as made:
         await made.create_topic()
@@ -375,3 +413,26 @@ async def test_a_ledger_whose_recording_was_applied_but_not_answered_is_not_dele
         for info in record.ledgers:
             assert await made.ledgers.exists(info.ledger_id)
         await made.open_log("b3", seed=3)
+
+
+async def test_giving_up_from_within_an_answer_tells_every_append_once() -> None:
+    async with cluster("k1", "k2", "k3") as made:
+        await made.create_topic()
+        log, _ = await made.open_log()
+        await append(log, b"first")
+        await made.open_log("b2", seed=2)
+        told: list[int] = []
+
+        def give_up(number: int) -> Callable[[Position | LedgerError], None]:
+            def done(result: Position | LedgerError) -> None:
+                assert isinstance(result, LedgerFenced)
+                told.append(number)
+                log.abandon("the topic failed")
+
+            return done
+
+        for number in range(4):
+            log.append(b"late", give_up(number))
+        await until(lambda: len(told) == 4)
+
+        assert told == [0, 1, 2, 3]

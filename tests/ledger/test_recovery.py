@@ -263,3 +263,20 @@ def test_only_certain_denials_deny(status: Status) -> None:
 def test_terminal_states_have_no_way_out() -> None:
     leaving = {state for state, _ in TRANSITIONS}
     assert leaving.isdisjoint({RecoveryState.CLOSED, RecoveryState.ABORTED})
+
+
+def test_recovered_entries_do_not_tell_a_lac_that_only_this_recovery_knows() -> None:
+    """b and c are replaced in memory only. Told LAC 0, the next recovery would begin at entry 1
+    and leave entry 0 with a single copy in the ensemble that the record names."""
+    run = RecoveryRun(spare=("d", "e"))
+    run.fenced(OK_LAC, OK_LAC)
+    run.read(0, found(0))
+    run.take(run.core.add_reply(1, 0, 0, Status.UNKNOWN))
+    run.take(run.core.add_reply(2, 0, 0, Status.UNKNOWN))
+    run.take(run.core.add_reply(1, 1, 0, Status.OK))
+    run.take(run.core.add_reply(2, 1, 0, Status.OK))
+    run.new(SendAdd)
+    run.read(1, found(1))
+    (send,) = run.new(SendAdd)
+    assert isinstance(send, SendAdd)
+    assert (send.request.entry_id, send.request.last_add_confirmed) == (1, -1)

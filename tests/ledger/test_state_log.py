@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from magnetar.errors import LedgerFenced
-from tests.ledger.cluster import TOPIC, Cluster, Results, cluster
+import pytest
+
+from magnetar.errors import LedgerClosed, LedgerFenced
+from tests.ledger.cluster import TOPIC, Cluster, Results, cluster, until
 
 
 async def state_of(made: Cluster, broker: str = "next") -> list[bytes]:
@@ -99,3 +101,33 @@ async def test_a_fenced_delta_is_an_error() -> None:
         old.state.append(b"lost", results)
         await results.wait(2)
         assert isinstance(results.all[1], LedgerFenced) and fenced
+
+
+async def test_closing_does_not_wait_for_ever_for_a_snapshot_without_bookies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ledger.chain.CLOSE_PATIENCE_S", 0.05)
+    async with cluster("k1", "k2", "k3") as made:
+        await made.create_topic()
+        log, _ = await made.open_log()
+        made.bookies["k1"].held = made.bookies["k2"].held = True
+        compacting = asyncio.ensure_future(log.state.compact([b"snapshot"]))
+        await until(lambda: len(made.bookies.adds) == 3)
+        async with asyncio.timeout(5):
+            await log.close()
+            with pytest.raises(LedgerClosed):
+                await compacting
+        assert await state_of(made) == []
+
+
+async def test_a_fence_ends_a_snapshot_that_waits_for_bookies() -> None:
+    async with cluster("k1", "k2", "k3") as made:
+        await made.create_topic()
+        log, _ = await made.open_log()
+        made.bookies["k1"].held = made.bookies["k2"].held = True
+        compacting = asyncio.ensure_future(log.state.compact([b"snapshot"]))
+        await until(lambda: len(made.bookies.adds) == 3)
+        log.state.fence(LedgerFenced("another owner"))
+        with pytest.raises(LedgerFenced):
+            await compacting
+        await until(lambda: log.state._chain._task is None)

@@ -286,3 +286,35 @@ def test_terminal_states_have_no_way_out() -> None:
     leaving = {state for state, _ in TRANSITIONS}
     assert WriterState.CLOSED not in leaving
     assert WriterState.STOPPED not in leaving
+
+
+def test_entries_confirmed_by_a_change_go_to_the_replacement_too() -> None:
+    """The new fragment says that they are on d; nobody would ever copy them there."""
+    made = failed_slot(entries=2)
+    made.repair("a", "b", "d")
+    for slot in (0, 1):
+        made.reply(slot, 0)
+        made.reply(slot, 1)
+    sent_before = len(made.sent)
+    made.win()
+    assert made.completed == 1
+    to_d = [
+        send.request.entry_id for send in made.sent[sent_before:]
+        if [target.bookie for target in send.targets] == ["d"]
+    ]
+    assert to_d == [0, 1]
+    for entry in (0, 1):
+        made.reply(2, entry)
+    assert made.core._acks.behind_bytes == [0, 0, 0]
+
+
+def test_a_bookie_missing_for_long_costs_no_memory() -> None:
+    made = failed_slot(entries=1, confirmed=1)
+    made.add(*(b"x" for _ in range(200)))
+    for entry in range(1, 201):
+        made.reply(0, entry)
+        made.reply(1, entry)
+    assert made.completed == 200
+    acks = made.core._acks
+    assert (len(acks._late), len(acks._sizes)) == (0, 0)
+    assert acks.behind_bytes[2] == 201, "and yet it is known that copies are missing"

@@ -364,3 +364,16 @@ def test_frames_survive_their_coding() -> None:
     assert decode_names(encode_names(["a", "b"])) == ["a", "b"]
     assert isinstance(error_of(error_reply(1, NotFound("x"))), NotFound)
     assert isinstance(error_of(Reply(ReplyKind.ERROR, 1, b"", code=200)), ConnectionLoss)
+
+
+async def test_a_link_without_a_hello_is_dropped(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metadata.served_server.HELLO_PATIENCE_S", 0.01)
+    closed = Signal()
+    replies: list[Reply] = []
+    await served.network.connect(
+        ADDRESS, lambda frame: replies.append(decode_reply(frame)), closed, PATIENCE_S
+    )
+    await closed.fired()
+    assert "HELLO" in str(error_of(replies[0]))

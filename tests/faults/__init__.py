@@ -1,0 +1,1 @@
+"""What goes wrong from outside: bad input and bad orders, against real nodes."""
