@@ -409,7 +409,11 @@ class Broker:
             name, TopicLog(log, self.cache, self._clock), policies, self.settings.limits,
             self._clock, self._gate, self.counters, self._closed,
         )
-        await topic.load()
+        try:
+            await topic.load()
+        except BaseException:
+            topic.abandon()
+            raise
         if self._registration is not me or topic.closed:
             topic.abandon()
             raise NotOwner(f"this broker lost {name} while loading it; look it up again")

@@ -168,6 +168,12 @@ class Deduplication:
         source.last_pushed = source.last_stored
         source.changed.clear()
 
+    def nobody_is_connected(self, now_ms: int) -> None:
+        """After a change of owner: sessions that ended with the last one, unrecorded, end now."""
+        for source in self._sources.values():
+            if source.automatic and not source.idle_since_ms:
+                self.closed(source, now_ms)
+
     def forget(self, names: Iterable[str]) -> None:
         """As a record of the state ledger says."""
         for name in names:

@@ -97,7 +97,9 @@ class BrokerNode:
         try:
             port = server.add_insecure_port(str(listen))
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {listen}: {error}") from error
+            raise OSError(
+                f"cannot listen on {listen}: the port is taken, or the address is not ours"
+            ) from error
         self._address = self.settings.advertised or Address(listen.host, port)
         if self.settings.admin_listen is not None and self._make_admin is not None:
             self._admin = self._make_admin(self)

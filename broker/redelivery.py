@@ -8,9 +8,11 @@ from broker.state_records import RedeliveryCount
 class RedeliveryCounts:
     """Counts by the first ordinal of an entry; gone once the entry is acknowledged."""
 
-    __slots__ = ("_changes", "_counts")
+    __slots__ = ("_changes", "_counts", "_recorded")
 
-    def __init__(self) -> None:
+    def __init__(self, recorded: bool = True) -> None:
+        """`recorded` False: nobody asks for the changes, so they are not kept."""
+        self._recorded = recorded
         self._counts: dict[int, list[tuple[int, int]]] = {}
         self._changes: list[RedeliveryCount] = []
 
@@ -20,7 +22,8 @@ class RedeliveryCounts:
     def set(self, first_ordinal: int, mask: int, count: int) -> None:
         """Messages `mask` of the entry go out for the `count`-th time again."""
         self.restore(RedeliveryCount(first_ordinal, mask, count))
-        self._changes.append(RedeliveryCount(first_ordinal, mask, count))
+        if self._recorded:
+            self._changes.append(RedeliveryCount(first_ordinal, mask, count))
 
     def restore(self, counted: RedeliveryCount) -> None:
         """As a state record says; later ones win."""

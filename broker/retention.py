@@ -36,15 +36,34 @@ class Retention:
 
     async def apply(self) -> None:
         """Roll a consumed ledger that has grown old, then trim."""
+        await self._pass_what_is_gone()
         consumed = self._consumed_ordinal()
         if consumed is None:
             return
         if self._current_is_old() and consumed >= self._log.end_ordinal:
             await self._log.log.roll()
         keep_from = await self._keep_from(consumed)
-        if keep_from is not None:
+        if keep_from is not None and self._still_consumed(consumed):
             await self._log.log.trim(keep_from)
             self._log.forget_ledgers()
+
+    def _still_consumed(self, ordinal: int) -> bool:
+        """No seek went back meanwhile."""
+        consumed = self._consumed_ordinal()
+        return consumed is not None and consumed >= ordinal
+
+    async def _pass_what_is_gone(self) -> None:
+        """A subscription may have been made at, or moved to, messages that were just then being
+        deleted: nobody can acknowledge them, so its position goes past them by itself."""
+        if not self._state.subscriptions:
+            return
+        first: int | None = self._log.end_ordinal
+        ledgers = self._log.log.record.ledgers
+        if ledgers:
+            first = await self._log.first_ordinal_of(ledgers[0].ledger_id)
+        if first is not None:
+            for subscription in self._state.subscriptions.values():
+                subscription.pass_trimmed(first)
 
     def _consumed_ordinal(self) -> int | None:
         """Every durable subscription has all below it; None: nothing may be deleted."""

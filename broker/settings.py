@@ -42,6 +42,8 @@ class BrokerLimits:
     checkpoint_bytes: int = 32 * MIB
     state_compaction_bytes: int = 8 * MIB
     """Size from which a state ledger is replaced by a snapshot, if that is worth it."""
+    state_ledgers: int = 8
+    """Each owner writes to a ledger of its own; more of them are replaced by a snapshot."""
     topics: int = 100_000
     producers_a_topic: int = 10_000
     subscriptions_a_topic: int = 10_000

@@ -75,7 +75,7 @@ class Subscription:
         self.created_ms = created_ms
         self.cursor = Cursor(floor)
         self.durable_floor = floor
-        self.counts = RedeliveryCounts()
+        self.counts = RedeliveryCounts(recorded=durable)
         self.epoch = 0
         self.dispatcher = Dispatcher(self, log, limits, clock, tracked=bool(name))
         self._delta = OrdinalBitmap()
@@ -85,7 +85,8 @@ class Subscription:
         self._flush_scheduled = False
         self._start = asyncio.Lock()
         self._started = False
-        self._deleted = False
+        self.deleted = False
+        """Its deletion is being written: no snapshot may bring it back."""
         self._closed = False
         self.created: asyncio.Future[None] | None = None
         """The write that makes a durable subscription; await it before the first use."""
@@ -136,7 +137,7 @@ class Subscription:
             return session
 
     def _refuse_if_busy(self, kind: SubscriptionKind) -> None:
-        if self._deleted:
+        if self.deleted:
             raise ConsumerBusy(f"subscription {self.name!r} is being deleted; try again")
         if not self.consumers:
             return
@@ -173,13 +174,12 @@ class Subscription:
             raise InvalidArgument("a reader has no subscription to delete")
         if self.consumers != [session]:
             raise ConsumerBusy(f"other consumers use subscription {self.name!r}")
-        self._deleted = True
         self.close()
-        try:
-            await self._host.delete_subscription(self.name)
-        except MagnetarError:
-            self._deleted = False
-            raise
+        await self._host.delete_subscription(self.name)
+
+    def forgotten(self) -> None:
+        """It is deleted: what was acknowledged needs no record any more."""
+        self.close()
         waiting, self._waiting = self._waiting, []
         for on_done in waiting:
             on_done(None)
@@ -284,6 +284,14 @@ class Subscription:
         self.counts.forget_below(self.cursor.floor)
         self.dispatcher.acknowledged_below(self.cursor.floor)
 
+    def pass_trimmed(self, first_ordinal: int) -> None:
+        """No message below is there any more."""
+        if self.cursor.floor < first_ordinal:
+            self.cursor.advance(first_ordinal)
+            self._dirty = True
+            self.counts.forget_below(self.cursor.floor)
+            self._schedule_flush()
+
     def _settle_with(self, on_done: OnDone) -> None:
         if not self.durable or not (self._dirty or self._writing):
             self._dirty = self._dirty and self.durable
@@ -332,7 +340,9 @@ class Subscription:
 
     async def flushed(self) -> None:
         """Wait until everything acknowledged so far is durable; raises what prevents it."""
-        if not self.durable or not (self._dirty or self._writing or self._waiting):
+        if self._closed or not self.durable or not (
+            self._dirty or self._writing or self._waiting
+        ):
             return
         done: asyncio.Future[MagnetarError | None] = asyncio.get_running_loop().create_future()
 
@@ -422,13 +432,16 @@ class Subscription:
             self.cursor.reset(floor)
             self.counts.clear()
             self._delta = OrdinalBitmap()
-            self.durable_floor = min(self.durable_floor, floor)
-            if self.durable:
-                await self._write(CursorReset(self.name, floor))
-                self.durable_floor = min(floor, self.cursor.floor)
             self._started = True
-            self.dispatcher.paused = not self.consumers
-            self.dispatcher.schedule()
+            self.durable_floor = min(self.durable_floor, floor)
+            try:
+                if self.durable:
+                    await self._write(CursorReset(self.name, floor))
+                    self.durable_floor = min(floor, self.cursor.floor)
+            finally:
+                # Whoever asked may be gone by now; the others are not.
+                self.dispatcher.paused = not self.consumers
+                self.dispatcher.schedule()
             return self.epoch
 
     async def locate(

@@ -106,6 +106,7 @@ class Topic:
     async def load(self) -> None:
         """Rebuild from the state ledger and the log's tail; raises what reading raises."""
         await self.state.load()
+        self.state.sources.nobody_is_connected(self._clock.wall_ms())
 
     @property
     def name(self) -> str:
@@ -155,7 +156,7 @@ class Topic:
         source = self.state.sources.open(name, epoch, new_name=new_name)
         before = self.producers.pop(name, None)
         if before is not None:
-            before.end(ProducerFenced(f"a newer producer took over the name {name!r}"))
+            before.end(_taken_over(name, before.producer_epoch == source.epoch))
             source.idle_since_ms = 0
         session = ProducerSession(
             self, source, reply, ended, self.policies.max_message_size_bytes
@@ -172,23 +173,30 @@ class Topic:
             raise
         finally:
             self._opening.discard(name)
-        if session.closed:
-            raise ProducerFenced(f"a newer producer took over the name {name!r}")
         self._refuse_if_closing()
+        if session.closed:
+            raise _taken_over(name, session.producer_epoch == source.epoch)
         session.last_sequence_id = source.last_stored
         return session
 
     async def _stored(self, batch: BatchInFlight) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Wait for this batch and no other; raises NotOwner when the topic closes before."""
+        is_stored = False
 
         def stored(_entry: StoredEntry) -> None:
-            if not done.done():
-                done.set_result(None)
+            nonlocal is_stored
+            is_stored = True
 
         batch.waiting.append(stored)
-        self._room_waiters.append(done)  # a failing topic cancels whoever waits
-        await done
-        self._refuse_if_closing()
+        while not is_stored:
+            self._refuse_if_closing()
+            # Woken as well by every other batch, and by the end of the topic.
+            await self._room_or_end()
+
+    async def _room_or_end(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._room_waiters.append(waiter)
+        await waiter
 
     async def _durable_epoch(self) -> None:
         """An epoch counts once it would survive this owner."""
@@ -310,9 +318,7 @@ class Topic:
     async def until_uncongested(self) -> None:
         """Wait for room; returns as well when the topic closes."""
         while self.congested and not self.closing:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._room_waiters.append(waiter)
-            await waiter
+            await self._room_or_end()
 
     def _release_waiters(self) -> None:
         waiters, self._room_waiters = self._room_waiters, []
@@ -391,13 +397,26 @@ class Topic:
         )
 
     async def delete_subscription(self, name: str) -> None:
-        """Forget a subscription and its cursor, durably; raises SubscriptionNotFound."""
+        """Forget a subscription and its cursor, durably; raises SubscriptionNotFound.
+
+        Once begun it is done, also when nobody waits for it any more."""
         found = self.state.subscriptions.get(name)
         if found is None:
             raise SubscriptionNotFound(f"{self._name} has no subscription {name!r}")
+        found.deleted = True
         if found.durable:
-            await self._write(SubscriptionDeleted(name))
-        self.state.subscriptions.pop(name, None)
+            await asyncio.shield(asyncio.ensure_future(self._delete(found)))
+        else:
+            self._forget(found)
+
+    async def _delete(self, subscription: Subscription) -> None:
+        await self._write(SubscriptionDeleted(subscription.name))
+        self._forget(subscription)
+
+    def _forget(self, subscription: Subscription) -> None:
+        if self.state.subscriptions.get(subscription.name) is subscription:
+            del self.state.subscriptions[subscription.name]
+        subscription.forgotten()
 
     def subscription_idle(self, subscription: Subscription) -> None:
         """The last consumer left; what is not durable ends with it."""
@@ -529,4 +548,12 @@ class Topic:
             subscription.fail(error)
             for consumer in list(subscription.consumers):
                 consumer.end(error)
+        self.log.log.abandon(str(error))
         self._on_closed(self)
+
+
+def _taken_over(name: str, same_producer: bool) -> MagnetarError:
+    """A producer that reconnects may be overtaken by an opening it gave up: it tries again."""
+    if same_producer:
+        return ConnectionFailed(f"another stream of producer {name!r} came later; open it again")
+    return ProducerFenced(f"a newer producer took over the name {name!r}")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from broker.ownership import HERE, Decision
 from broker.settings import BrokerLimits
 from broker.topic import Topic
-from magnetar.errors import ConnectionFailed, MagnetarError, OperationTimeout
+from magnetar.errors import ConnectionFailed, MagnetarError, NotOwner, OperationTimeout
 
 Load = Callable[[str, Decision], Awaitable[Topic]]
 
@@ -47,7 +47,13 @@ class TopicRegistry:
             task = asyncio.get_running_loop().create_task(self._run_load(name, decision))
             self._loading[name] = task
             task.add_done_callback(lambda done: self._loaded(name, done))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            waiter = asyncio.current_task()
+            if task.cancelled() and (waiter is None or not waiter.cancelling()):
+                raise NotOwner(f"this broker gave up loading {name}; look it up again") from None
+            raise
 
     async def _run_load(self, name: str, decision: Decision) -> Topic:
         closing = self._closing.get(name)

@@ -161,7 +161,7 @@ class TopicState:
         """Everything, as records."""
         records: list[StateRecord] = []
         for subscription in self.subscriptions.values():
-            if subscription.durable:
+            if subscription.durable and not subscription.deleted:
                 records += subscription.snapshot()
         records += [SourcesAdvanced(part) for part in _in_parts(self.sources.snapshot())]
         records.append(self._checkpoint_record())
@@ -169,8 +169,11 @@ class TopicState:
 
     @property
     def compaction_is_due(self) -> bool:
-        """The state ledger is large, and a snapshot would be much smaller."""
-        size = self._log.log.state.size_bytes
+        """The state ledger is large, and a snapshot would be much smaller, or there are many."""
+        log = self._log.log
+        if len(log.record.state_ledgers) > self._limits.state_ledgers:
+            return True
+        size = log.state.size_bytes
         return size > max(self._limits.state_compaction_bytes, 4 * self._snapshot_bytes)
 
     async def compact(self) -> None:

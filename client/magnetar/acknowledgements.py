@@ -7,13 +7,18 @@ lost is sent again on the next one, so that its outcome is always known in the e
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Generator
+from math import inf
 
 from magnetar.errors import InvalidArgument, MagnetarError
 from magnetar.message import Message, ReceivedEntry
 from magnetar.message_id import MessageId
 from magnetar.receive_queue import Position, ReceiveQueue, bits_of
 from magnetar.wire import broker_pb2 as pb
+
+POSITIONS_A_REQUEST = 10_000
+"""Entries named in one request; brokers refuse requests that are far larger."""
 
 
 class Acknowledgement:
@@ -73,22 +78,25 @@ class Acknowledger:
     def __init__(self, queue: ReceiveQueue) -> None:
         self._queue = queue
         self._open: Acknowledgement | None = None
+        self._full: deque[Acknowledgement] = deque()
         self._in_flight: Acknowledgement | None = None
         self._bitmaps: dict[Position, int | None] = {}
         self._request_id = 0
 
     def add(self, what: Message | MessageId) -> Acknowledgement:
         """Acknowledge one message."""
-        group = self._open
-        if group is None:
-            group = self._open = Acknowledgement()
+        group = self._open or self._begin()
         if type(what) is Message:
             indexes = group.entries.get(what.entry)
-            if indexes is None:
-                group.entries[what.entry] = [what.index]
-            else:
+            if indexes is not None:
                 indexes.append(what.index)
+            else:
+                if len(group.entries) >= POSITIONS_A_REQUEST:
+                    group = self._begin()
+                group.entries[what.entry] = [what.index]
         elif isinstance(what, MessageId):
+            if len(group.ids) >= POSITIONS_A_REQUEST:
+                group = self._begin()
             group.add_id(what)
         else:
             raise InvalidArgument(f"acknowledge a Message or MessageId, not {what!r}")
@@ -96,12 +104,16 @@ class Acknowledger:
 
     def add_cumulative(self, message_id: MessageId) -> Acknowledgement:
         """Acknowledge everything up to and with one message."""
-        group = self._open
-        if group is None:
-            group = self._open = Acknowledgement()
-        if group.cumulative is None or message_id > group.cumulative:
+        group = self._open or self._begin()
+        if group.cumulative is None or _reach(message_id) > _reach(group.cumulative):
             group.cumulative = message_id
         return group
+
+    def _begin(self) -> Acknowledgement:
+        if self._open is not None:
+            self._full.append(self._open)
+        self._open = Acknowledgement()
+        return self._open
 
     @property
     def sendable(self) -> bool:
@@ -116,7 +128,10 @@ class Acknowledger:
         """The group to send now, when none is in flight."""
         if not self.sendable:
             return None
-        self._in_flight, self._open = self._open, None
+        if self._full:
+            self._in_flight = self._full.popleft()
+        else:
+            self._in_flight, self._open = self._open, None
         return self._request(request_id)
 
     def resend(self, request_id: int) -> pb.Acknowledge | None:
@@ -140,10 +155,11 @@ class Acknowledger:
 
     def fail(self, error: MagnetarError) -> None:
         """Nothing will be sent any more."""
-        for group in (self._in_flight, self._open):
+        for group in (self._in_flight, *self._full, self._open):
             if group is not None:
                 group.finish(error)
         self._in_flight = self._open = None
+        self._full.clear()
 
     def _request(self, request_id: int) -> pb.Acknowledge:
         group = self._in_flight
@@ -158,6 +174,12 @@ class Acknowledger:
                 ledger_id=last.ledger_id, entry_id=last.entry_id,
                 batch_index=last.batch_index))
         return request
+
+
+def _reach(message_id: MessageId) -> tuple[int, int, float]:
+    """How far a cumulative acknowledgement goes; the whole entry is beyond all its messages."""
+    index = message_id.batch_index if message_id.batch_index >= 0 else inf
+    return message_id.ledger_id, message_id.entry_id, index
 
 
 def position_of(position: Position, bits: int | None) -> pb.Position:

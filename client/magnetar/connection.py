@@ -66,6 +66,14 @@ def _translated(error: grpc.aio.AioRpcError, address: str) -> MagnetarError:
     return LinkLost(text)
 
 
+def _cancelled(error: asyncio.CancelledError, address: str) -> BaseException:
+    """Closing a channel cancels the calls of all its users: for them the link is lost."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return error  # it is this task that is cancelled
+    return LinkLost(f"{address}: the channel was closed")
+
+
 class Stream:
     """One bidirectional stream of frames. Reading and writing raise ConnectionFailed at its end."""
 
@@ -81,6 +89,8 @@ class Stream:
             raise _translated(error, self.address) from error
         except asyncio.InvalidStateError as error:
             raise LinkLost(f"{self.address}: the stream has ended") from error
+        except asyncio.CancelledError as error:
+            raise _cancelled(error, self.address) from None
 
     async def read(self) -> bytes:
         """The next frame."""
@@ -88,6 +98,8 @@ class Stream:
             frame = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise _translated(error, self.address) from error
+        except asyncio.CancelledError as error:
+            raise _cancelled(error, self.address) from None
         if not isinstance(frame, bytes):
             raise LinkLost(f"{self.address}: the broker ended the stream")
         return frame
@@ -216,6 +228,8 @@ class Connections:
             raise _translated(error, address) from error
         except grpc.aio.UsageError as error:
             raise LinkLost(f"{address}: the channel was closed") from error
+        except asyncio.CancelledError as error:
+            raise _cancelled(error, address) from None
 
     async def _open_at(self, address: str, method: str, frame: bytes, opened: Opened) -> Stream:
         channel = await self._channel(address)

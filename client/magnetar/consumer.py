@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from types import TracebackType
 
-from magnetar.acknowledgements import Acknowledgement, Acknowledger, position_of
+from magnetar.acknowledgements import (
+    POSITIONS_A_REQUEST,
+    Acknowledgement,
+    Acknowledger,
+    position_of,
+)
 from magnetar.connection import Connections
 from magnetar.consumer_link import ConsumerLink
 from magnetar.enums import ConsumerType, InitialPosition
@@ -185,9 +191,8 @@ class Consumer(ConsumerLink):
             assert group is not None
             request.acknowledge.append(group)
         if self._redeliver:
-            request.redeliver.extend(
-                position_of(position, bits) for position, bits in self._redeliver.items())
-            self._redeliver = {}
+            for position in list(islice(self._redeliver, POSITIONS_A_REQUEST)):
+                request.redeliver.append(position_of(position, self._redeliver.pop(position)))
             return True
         return group is not None
 

@@ -18,7 +18,7 @@ from magnetar.errors import (
     OperationTimeout,
 )
 from magnetar.message import Message
-from magnetar.receive_queue import ReceiveQueue
+from magnetar.receive_queue import Position, ReceiveQueue
 from magnetar.topic import TopicName
 from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.errors import RETRYABLE, to_exception
@@ -26,6 +26,9 @@ from magnetar.wire.frames import Delivered, decode_deliveries
 
 RETRYABLE_LATER = (*RETRYABLE, ConsumerBusy)
 """After the first link: the broker may not have noticed yet that the link before is gone."""
+
+DAMAGED_ENTRIES = 1_000
+"""Places of damage that are remembered."""
 
 Fill = Callable[[pb.ConsumeRequest], None]
 
@@ -47,7 +50,8 @@ class ConsumerLink(ABC):
         self._unsent: list[Fill] = []
         self._last_request_id = 0
         self._end: MagnetarError | None = None
-        self._damaged: tuple[int, int] | None = None
+        self._damaged: dict[Position, bool] = {}
+        """Where an entry could not be read; True: the user was told."""
         self._damage: list[MagnetarError] = []
         self._parted = asyncio.Event()
         """The broker said `closed`, or the link was lost."""
@@ -272,17 +276,24 @@ class ConsumerLink(ABC):
                 self._wake()
 
     def _take(self, delivered: Delivered) -> None:
-        """Damage once is taken for the link's; twice at one place for the store's."""
+        """Damage once is taken for the link's; twice at one place for the store's, told once."""
         try:
             self._queue.add(delivered, self._not_above())
         except InvalidFrame as error:
             position = (delivered.ledger_id, delivered.entry_id)
-            if self._damaged != position:
-                self._damaged = position
+            told = self._damaged.get(position)
+            if told is None:
+                if len(self._damaged) >= DAMAGED_ENTRIES:
+                    del self._damaged[next(iter(self._damaged))]
+                self._damaged[position] = False
                 raise ConnectionFailed(f"{error}; the link is replaced") from error
-            self._damage.append(InvalidFrame(
-                f"{self.topic}: the entry at {position[0]}:{position[1]} cannot be read: {error}"))
-            self._wake_receivers()
+            self._queue.pass_over(delivered)
+            if not told:
+                self._damaged[position] = True
+                self._damage.append(InvalidFrame(
+                    f"{self.topic}: the entry at {position[0]}:{position[1]} cannot be read:"
+                    f" {error}"))
+                self._wake_receivers()
 
     def _take_answers(self, reply: pb.ConsumeReply) -> None:
         for done in reply.done:

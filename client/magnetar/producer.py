@@ -27,9 +27,6 @@ from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.errors import RETRYABLE, to_exception
 from magnetar.wire.frames import encode_batches
 
-READY_SHARE = 0.5
-"""`ready()` waits until no more than this share of the queue's limit is taken."""
-
 
 class Producer:
     """Publishes to one topic. Made by `Client.create_producer`; used from the client's loop."""
@@ -50,7 +47,8 @@ class Producer:
         self._end: MagnetarError | None = None
         self._unseen_error: MagnetarError | None = None
         self._leaving = self._said_goodbye = False
-        self._closed_by_broker = asyncio.Event()
+        self._parted = asyncio.Event()
+        """The broker said `closed`, or the link was lost after the goodbye."""
 
     # What it is.
 
@@ -125,9 +123,8 @@ class Producer:
         return Ticket(batch, len(batch.payloads) - 1, self._partition)
 
     async def ready(self) -> None:
-        """Wait until `send()` has room again; raises the error that ended this producer."""
-        most = self._core.limits.queue_bytes * READY_SHARE
-        while self._core.pending_bytes > most:
+        """Wait until `send()` has room for what it refused; raises what ended this producer."""
+        while not self._core.has_room:
             if self._end is not None:
                 raise self._end
             await self._wait_for_room()
@@ -221,7 +218,8 @@ class Producer:
                     self._stream = await self._reconnect()
                 before = self._core.acknowledged_messages
                 error = await self._serve(self._stream)
-                if self._closed_by_broker.is_set() and self._said_goodbye:
+                if self._said_goodbye:
+                    self._parted.set()
                     return
                 self._stream.close()
                 self._stream = None
@@ -312,7 +310,7 @@ class Producer:
             if batch is not None:
                 self._tell([batch])
         if reply.closed:
-            self._closed_by_broker.set()
+            self._parted.set()
 
     def _tell(self, batches: Iterable[Batch]) -> None:
         for batch in batches:
@@ -341,7 +339,7 @@ class Producer:
             self._waker.set_result(None)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._connections.settings.attempt_timeout_s):
-                await self._closed_by_broker.wait()
+                await self._parted.wait()
 
     async def _stop(self, reason: MagnetarError) -> None:
         task, self._task = self._task, None

@@ -33,6 +33,8 @@ from magnetar.errors import (
 from magnetar.runtime.clock import Clock
 
 MAX_SEQUENCE_ID = 2**63 - 1
+ROOM_SHARE = 0.5
+"""After a refusal there is room again once no more than this share of the queue is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class ProducerCore:
         self.producer_epoch = 0
         self.max_message_bytes = 5 << 20
         self.pending_bytes = 0
+        self._refused_bytes = 0
         self.acknowledged_messages = 0
         self.last_sequence_id = -1
         """The highest one known to be durable; -1: none."""
@@ -100,6 +103,7 @@ class ProducerCore:
                 f"{size - OVERHEAD_BYTES} bytes; the topic allows {self.max_message_bytes}"
             )
         if self.pending_bytes + size > self.limits.queue_bytes and self.pending_bytes:
+            self._refused_bytes = size
             raise ProducerQueueFull(
                 f"{self.pending_bytes} bytes wait already; await ready() or use send_many()"
             )
@@ -117,6 +121,7 @@ class ProducerCore:
         batch.payloads.append(content)
         batch.size_bytes += size
         self.pending_bytes += size
+        self._refused_bytes = 0
         self._last_added = self._upcoming(sequence_id)
         self._next_sequence_id = self._last_added + 1
         if not self.limits.batching:
@@ -168,6 +173,14 @@ class ProducerCore:
             if not self.limits.batching:
                 self._seal()
         return placed
+
+    @property
+    def has_room(self) -> bool:
+        """Much of the queue is free, and the message last refused would fit."""
+        return not self.pending_bytes or (
+            self.pending_bytes <= self.limits.queue_bytes * ROOM_SHARE
+            and self.pending_bytes + self._refused_bytes <= self.limits.queue_bytes
+        )
 
     @property
     def last_batch(self) -> Batch | None:

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from magnetar.entry import EntryView, parse_prefix
+from magnetar.entry import EntryView, parse_header, parse_prefix
+from magnetar.errors import InvalidFrame
 from magnetar.message import Message, ReceivedEntry
 from magnetar.wire.frames import Delivered
 
@@ -106,6 +107,17 @@ class ReceiveQueue:
             self._topic_name, self._partition, *position, view, meant,
             delivered.redelivery_count, delivered.epoch))
         self.count += len(meant)
+
+    def pass_over(self, delivered: Delivered) -> None:
+        """An entry that cannot be read used up permits all the same: those its header tells of,
+        or, when not even that can be read, all there were."""
+        try:
+            count = parse_header(parse_prefix(delivered.entry)[1]).count
+        except InvalidFrame:
+            self._granted = min(self._granted, 0)
+            return
+        skip = int.from_bytes(delivered.skip, "little") & ((1 << count) - 1)
+        self._granted -= count - skip.bit_count()
 
     def pop(self) -> Message | None:
         """The next message, or None."""

@@ -42,8 +42,10 @@ async def served(made: World, name: str = "b1") -> AsyncIterator[Served]:
     try:
         yield Served(node, server, service)
     finally:
-        await made.stop(node)
-        await server.stop(None)
+        try:
+            await made.stop(node)
+        finally:
+            await server.stop(None)
 
 
 class RawStream:

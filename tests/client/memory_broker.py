@@ -204,6 +204,7 @@ class MemoryCluster:
         self.receipts: deque[str] = deque()
         """What to do with the next batches: ok, lose, refuse, twice, skip, unavailable."""
         self.lose_acknowledge_replies = 0
+        self.lose_goodbyes = False
         self.acknowledge_requests = 0
         self.max_message_bytes = 0
         self.hold_receipts: asyncio.Event | None = None
@@ -301,6 +302,8 @@ class MemoryBroker:
             async for frame in frames:
                 batches = decode_batches(frame)
                 if batches is None:
+                    if self.cluster.lose_goodbyes:
+                        raise LinkDropped
                     yield pb.ProduceReply(closed=True).SerializeToString()
                     continue
                 if self.cluster.hold_receipts is not None:

@@ -175,6 +175,27 @@ async def test_seek(client: Client) -> None:
         await consumer.receive(20)
 
 
+async def test_a_planned_move_takes_consumers_along(cluster: MemoryCluster) -> None:
+    other = await cluster.start_broker()
+    async with Client(cluster.url) as client:
+        await publish(client, numbered(10))
+        consumer = await client.subscribe("t", "s", initial_position=EARLIEST)
+        readers = [await client.create_reader("t") for _ in range(3)]
+        assert await receive(consumer, 10) == numbered(10)
+        for reader in readers:
+            assert [(await reader.read_next(5000)).data for _ in range(10)] == numbered(10)
+
+        # Whoever notices first closes the channel they all share.
+        client._connections._forget(cluster.owner)
+        await cluster.brokers[0].kill()
+        await publish(client, [b"new"])
+
+        assert cluster.owner == other.address
+        assert await receive(consumer, 1) == [b"new"]
+        for reader in readers:
+            assert (await reader.read_next(5000)).data == b"new"
+
+
 async def test_a_lost_link_after_a_seek_brings_nothing_twice(
     client: Client, cluster: MemoryCluster
 ) -> None:
@@ -280,3 +301,15 @@ async def test_a_reader_from_the_end_misses_nothing(
     await publish(client, [b"new"])
 
     assert (await reader.read_next(5000)).data == b"new"
+
+
+async def test_a_damaged_entry_costs_no_permits(client: Client) -> None:
+    consumer = await client.subscribe(
+        "damaged", "s", initial_position=EARLIEST, receiver_queue_size=1)
+    async with await client.create_producer("damaged", batching_enabled=False) as producer:
+        for _ in range(3):
+            await producer.send(b"x")
+
+    for entry in range(3):
+        with pytest.raises(InvalidFrame, match=f"7:{entry}"):
+            await consumer.receive(2000)

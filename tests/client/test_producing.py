@@ -233,6 +233,19 @@ async def test_a_closed_producer_says_so(client: Client) -> None:
         producer.send(b"")
 
 
+async def test_a_link_lost_in_the_goodbye_ends_it(
+    client: Client, cluster: MemoryCluster
+) -> None:
+    cluster.lose_goodbyes = True
+    producer = await client.create_producer("t")
+
+    async with asyncio.timeout(2):
+        await producer.close()
+
+    assert producer.closed
+    assert sum(broker.streams_opened for broker in cluster.brokers) == 1
+
+
 async def test_nobody_there_is_a_connection_failure() -> None:
     async with Client("magnetar://127.0.0.1:1", operation_timeout_seconds=0.3) as client:
         with pytest.raises(ConnectionFailed):
@@ -248,3 +261,20 @@ async def test_compressed_batches(
 
     assert EntryView(cluster.topic("t").entries[0]).header.codec.value == codec.value
     assert cluster.topic("t").payloads() == [b"abc" * 100] * 100
+
+
+async def test_ready_waits_until_what_was_refused_fits(
+    client: Client, cluster: MemoryCluster
+) -> None:
+    cluster.hold_receipts = asyncio.Event()
+    producer = await client.create_producer("t", max_pending_bytes=1000)
+    producer.send(bytes(400))
+    with pytest.raises(ProducerQueueFull):
+        producer.send(bytes(700))
+    waiting = asyncio.create_task(producer.ready())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    cluster.hold_receipts.set()
+    await waiting
+    await producer.send(bytes(700))

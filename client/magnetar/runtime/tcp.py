@@ -29,6 +29,13 @@ _HIGH_WATER_BYTES: Final = 1 << 20
 _LOW_WATER_BYTES: Final = 256 << 10
 _CLOSE_PATIENCE_S: Final = 5.0
 
+_HTTP_BEGINNINGS: Final = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"PRI ")
+_NO_HTTP: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"this port speaks a Magnetar protocol of length-prefixed frames, not HTTP or gRPC\n"
+)
+"""What a browser, curl or a gRPC client can show to whoever took the wrong port."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -166,8 +173,7 @@ class TcpLink(asyncio.Protocol):
         while end - at >= _LENGTH_BYTES:
             length = int.from_bytes(view[at : at + _LENGTH_BYTES], "big")
             if length > self._max_frame_bytes:
-                _log.warning("%s is no peer of ours: a frame of %d bytes", self._peer, length)
-                self.abort()
+                self._turn_away(length, bytes(view[at : at + _LENGTH_BYTES]))
                 return
             body = at + _LENGTH_BYTES
             if end - body < length:
@@ -184,6 +190,15 @@ class TcpLink(asyncio.Protocol):
                 return
         if at < end:
             self._received += view[at:]
+
+    def _turn_away(self, length: int, beginning: bytes) -> None:
+        if beginning in _HTTP_BEGINNINGS and self._transport is not None:
+            _log.warning("%s speaks HTTP to a port that does not", self._peer)
+            self._transport.write(_NO_HTTP)
+            self.close()
+            return
+        _log.warning("%s is no peer of ours: a frame of %d bytes", self._peer, length)
+        self.abort()
 
     def _flush_tick(self) -> None:
         self._flush_due = False
