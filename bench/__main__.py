@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tests.zookeeper_server import ZooKeeperServer, missing_for_zookeeper
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RUNS = 3
+PROFILED_TIMES = 3
+"""So many times the messages of a run, for samples enough."""
 FAILURES = (ProcessFailed, MagnetarError, ExceptionGroup, OSError, ValueError)
 
 
@@ -88,6 +91,8 @@ class Bench:
 
     def profile(self, row: Row) -> dict[str, Any]:
         """Run a row once to find the busiest process, and once more to sample it."""
+        assert row.load is not None
+        row = replace(row, load=replace(row.load, first=row.load.first * PROFILED_TIMES))
         pids = {name: child.pid for name, child in self._cluster.children.items() if child.alive}
         before = processor_times(pids)
         magnetar_rows.beside(self._cluster, row)
@@ -113,7 +118,7 @@ def _run(arguments: argparse.Namespace, folder: Path, metadata_url: str) -> list
             measured.append(bench.measure(row))
             report.write(RESULTS, arguments.name, measured, more)
         if arguments.profile:
-            profiled = next((row for row in rows if row.kind is Kind.BESIDE), ROWS[0])
+            profiled = next((row for row in wanted if row.kind is Kind.BESIDE), ROWS[0])
             more["profile"] = bench.profile(profiled)
             print("\n".join([str(more["profile"]["processor_s"]), *more["profile"]["functions"]]))
             report.write(RESULTS, arguments.name, measured, more)

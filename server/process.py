@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final
 
 import uvloop
+
+from magnetar.errors import InvalidArgument
 
 SWITCH_INTERVAL_S: Final = 0.0002
 """How long a thread may hold the interpreter: at Python's default of 5 ms a log thread that has
@@ -29,7 +31,12 @@ async def _serve(part: Part) -> None:
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stopped.set)
-    async with part() as announcement:
+    async with AsyncExitStack() as stack:
+        try:
+            announcement = await stack.enter_async_context(part())
+        except OSError as error:
+            # A port that is taken, a folder that is not ours: the operator's to mend, in words.
+            raise InvalidArgument(f"cannot start: {error}") from error
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)

@@ -64,3 +64,29 @@ async def test_publishing_outlives_any_one_process(
     assert traffic.failures == []
     traffic.check(log)
     assert len(log) == traffic.sent
+
+
+async def test_nothing_confirmed_is_lost_when_all_bookies_and_brokers_are_killed(
+    cluster: ProcessCluster,
+) -> None:
+    topic = "persistent://public/default/kill-all"
+    traffic = Traffic(cluster.service_url, topic)
+    running = asyncio.create_task(traffic.run())
+    await traffic.until_confirmed(BEFORE)
+    names = (*cluster.bookie_names, *cluster.broker_names)
+
+    for name in names:
+        cluster.kill(name)
+    for name in names:
+        cluster.restart(name)
+    try:
+        async with asyncio.timeout(GOES_ON_S):
+            await traffic.until_confirmed(AFTER)
+    finally:
+        traffic.stop()
+    await running
+
+    assert traffic.failures == []
+    log = await read_log(cluster.service_url, topic)
+    traffic.check(log)
+    assert len(log) == traffic.sent

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from demo.ports import free_port
-from magnetar import Client, Consumer, InitialPosition
+from magnetar import Client, Consumer, InitialPosition, __version__
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "deploy/docker-compose.yml"
@@ -50,19 +50,31 @@ class Containers:
 
 
 @pytest.fixture(scope="module")
-def containers() -> Iterator[Containers]:
+def images() -> None:
     ready = subprocess.run(
         [str(REPOSITORY / "deploy/ensure-docker.sh")], capture_output=True, text=True, check=False
     )
     if ready.returncode:
         pytest.skip(f"no Docker here: {ready.stderr.strip()}")
     subprocess.run([str(REPOSITORY / "deploy/build-images.sh")], check=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def containers(images: None) -> Iterator[Containers]:
     cluster = Containers()
     try:
         cluster.compose("up", "--detach")
         yield cluster
     finally:
         cluster.compose("down", "--volumes", "--timeout", "5")
+
+
+def test_the_image_runs_the_command_line(images: None) -> None:
+    command = ["docker", "run", "--rm", "magnetar:latest", "--version"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout) == (0, f"magnetar {__version__}\n"), done.stderr
 
 
 async def test_nothing_is_lost_when_a_bookie_container_is_killed(containers: Containers) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 
 import pytest
@@ -95,12 +96,27 @@ async def test_a_peer_of_another_protocol_is_dropped() -> None:
     server = Peer()
     listener = await TcpNetwork(max_frame_bytes=1 << 20).listen(HOST, server.accept)
     reader, writer = await asyncio.open_connection("127.0.0.1", listener.address.port)
-    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    writer.write(b"\x16\x03\x01\x02\x00\x01")
     async with asyncio.timeout(5):
-        assert await reader.read() == b""
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
     await server.until_closed()
     assert server.frames == []
     writer.close()
+    await listener.close()
+
+
+async def test_a_peer_that_speaks_http_is_told_in_http() -> None:
+    server = Peer()
+    listener = await TcpNetwork().listen(HOST, server.accept)
+    for beginning in (b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.address.port)
+        writer.write(beginning)
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 400 ") and b"Magnetar" in answer
+        writer.close()
+    assert server.frames == []
     await listener.close()
 
 

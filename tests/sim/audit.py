@@ -30,6 +30,7 @@ class MetadataAudit:
         self.recoveries = 0
         self.owner_changes = 0
         self.trims = 0
+        self.on_closed: Callable[[], None] | None = None
         self.on_ensemble: Callable[[set[str]], None] | None = None
         tree.observers.append(self.observe)
 
@@ -76,6 +77,8 @@ class MetadataAudit:
             ]:
                 self._fail(f"I9 {name} is closed and its fragments changed")
             return
+        if after.state is LedgerState.CLOSED and self.on_closed is not None:
+            self.on_closed()
         old, new = _bare(before.fragments), _bare(after.fragments)
         if old[:-1] != new[:len(old) - 1]:
             self._fail(f"R6 {name} changed a finished fragment: {old} to {new}")

@@ -105,6 +105,10 @@ def draw(seed: int, workload: str) -> Config:
     config.links.slow_chance = chance.choice((0.0, 0.01, 0.05))
     config.disks.sync_max_s = chance.choice((0.0008, 0.004, 0.02))
     config.disks.slow_chance = chance.choice((0.0, 0.01, 0.1))
+    if config.faults[0].kind in COMBINATIONS:
+        config.store.loss_chance = 0.0
+        config.store.delay_max_s = min(config.store.delay_max_s, 0.005)
+        config.links.delay_max_s = min(config.links.delay_max_s, 0.002)
     return config
 
 
@@ -127,10 +131,10 @@ def _draw_scenario(chance: random.Random, phase_s: float) -> list[PlannedFault]:
     """One combination of faults, again and again, with nothing else in its way."""
     kind = chance.choice(COMBINATIONS)
     count = chance.randrange(3, 5)
-    slot_s = (phase_s - 0.3) / count
+    slot_s = (phase_s - 0.8) / count
     return [
         PlannedFault(
-            0.3 + slot_s * (number + chance.uniform(0.0, 0.2)), kind,
+            0.8 + slot_s * (number + chance.uniform(0.0, 0.2)), kind,
             slot_s * chance.uniform(0.75, 0.95),
         )
         for number in range(count)

@@ -53,6 +53,7 @@ class FaultInjector:
     def heal(self) -> None:
         """Undo what still lasts; everything is running and connected afterwards."""
         self._world.fabric.strikes.clear()
+        self._world.rare.ack_strikes.clear()
         undo, self._undo = list(self._undo.values()), {}
         for step in undo:
             step()
@@ -185,50 +186,65 @@ class FaultInjector:
         if owner is None or len(bookies) < 3:
             return None
         dead = self._chance.choice(bookies)
-        steps = [
-            self._delay(bookie.name, owner.name, self._chance.uniform(0.03, 0.4))
+        late_s = 0.7 * self._world.config.add_timeout_s
+        steps: list[Undo | None] = [
+            self._delay(bookie.name, owner.name, self._chance.uniform(0.1, 1.0) * late_s)
             for bookie in bookies if bookie is not dead
         ]
-        undo_store = self._shared_store_delay()
+        steps.append(self._shared_store_delay())
 
         def die() -> None:
             dead.stop(self._chance.random() < 0.5)
 
-        self._world.loop.after(self._chance.uniform(0.02, 0.3), self._unless_healed(die))
-        return self._all_of(*steps, undo_store, dead.start)
+        if self._chance.random() < 0.7:
+            self._world.rare.ack_strikes[dead.name] = self._unless_healed(die)
+            steps.append(self._world.rare.ack_strikes.clear)
+        else:
+            self._world.loop.after(self._chance.uniform(0.02, 0.3), self._unless_healed(die))
+        return self._all_of(*steps, dead.start)
 
     def _forgotten_fence(self) -> Undo | None:
-        """An owner that cannot hear the metadata is idle while a successor recovers and all
-        bookies restart; then its producers wake, and it writes."""
+        """An owner that cannot hear the metadata is idle while a successor recovers its ledgers;
+        when one is closed all bookies restart. Then producers wake, and the old owner writes."""
         owner, world = self._world.owner_process(), self._world
         if owner is None or not owner.running:
             return None
-        loop = world.loop
+        chance, loop = self._chance, world.loop
         unblock = self._block([(owner.name, STORE_HOST), (STORE_HOST, owner.name)])
         world.quiet = True
+        slow_s = chance.choice((0.0, 0.15, 0.3))
+        left = chance.randrange(1, 3)
 
         def once_idle(patience: int) -> None:
             if world.rare.adds_in_flight[owner.name] and patience:
                 loop.after(0.005, self._unless_healed(lambda: once_idle(patience - 1)))
                 return
-            at_fence = self._chance.random() < 0.5
-            for bookie in world.bookies:
-                if at_fence:
-                    self._strike_at_fence(bookie, power_cut=True)
-                else:
-                    late_s = self._chance.uniform(0.3, 0.6)
-                    loop.after(late_s, self._unless_healed(self._bounce(bookie)))
+            for machine in world.machines:
+                machine.slow_s = slow_s
+            world.audit.on_closed = closed
             world.move_owner()
-            loop.after(self._chance.uniform(0.8, 1.4), wake)
+
+        def closed() -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                return
+            world.audit.on_closed = None
+            for bookie in world.bookies:
+                loop.after(0.0, self._unless_healed(self._bounce(bookie, chance.random() < 0.7)))
+            loop.after(0.3, wake)
 
         def wake() -> None:
             world.quiet = False
+            for machine in world.machines:
+                machine.slow_s = 0.0
 
         def undo() -> None:
-            world.quiet = False
+            world.audit.on_closed = None
+            wake()
             unblock()
 
-        once_idle(100)
+        once_idle(60)
         return undo
 
     def _replace_and_takeover(self) -> Undo | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
@@ -223,7 +224,9 @@ class SimLoop(asyncio.AbstractEventLoop):
                 except (SystemExit, KeyboardInterrupt, SimulationError):
                     raise
                 except BaseException as error:
-                    self.errors.append(f"{lane.name}: callback raised {error!r}")
+                    frames = traceback.extract_tb(error.__traceback__)[-3:]
+                    way = " < ".join(f"{f.filename[-24:]}:{f.lineno}" for f in reversed(frames))
+                    self.errors.append(f"{lane.name}: callback raised {error!r} at {way}")
         self._list(lane)
 
     def _advance(self) -> None:

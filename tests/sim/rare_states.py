@@ -52,6 +52,8 @@ class RareStates:
         self._recovering: dict[int, str] = {}
         self._added: set[tuple[str, int]] = set()
         self.adds_in_flight: Counter[str] = Counter()
+        self.ack_strikes: dict[str, Callable[[], None]] = {}
+        """What befalls a bookie just when a writer hears its next ack."""
 
     # --- metadata ---------------------------------------------------------------------------
     def request_sent(self, host: str, method: str, arguments: tuple[Any, ...]) -> None:
@@ -84,6 +86,8 @@ class RareStates:
     def add_done(self, host: str, bookie: str, request: AddRequest, status: Status) -> None:
         self.adds_in_flight[host] -= 1
         if status is Status.OK:
+            if self.ack_strikes and bookie in self.ack_strikes:
+                self._world.loop.after(0.0, self.ack_strikes.pop(bookie))
             self._added.add((bookie, request.ledger_id))
             if self._changing.get((host, request.ledger_id)):
                 self.counts[ACK_DURING_ENSEMBLE_CAS] += 1
