@@ -36,11 +36,14 @@ class RocksIndex:
     """`Index` over a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        """Open; a damaged index is set aside, and the log rebuilds it."""
+        """Open; a damaged index is set aside, and the log rebuilds it. Raises StorageError for
+        one that is in use: it must not be taken from under whoever uses it."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = _open(folder)
-        except Exception:  # rocksdict raises bare Exceptions
+        except Exception as error:  # rocksdict raises bare Exceptions
+            if "LOCK" in str(error):
+                raise StorageError(f"{folder} is in use by another process") from error
             aside = folder.with_name(folder.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             if folder.exists():

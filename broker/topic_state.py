@@ -24,7 +24,7 @@ from broker.subscription import Subscription
 from broker.topic_log import TopicLog
 from ledger.position import BEFORE_FIRST, Position
 from magnetar.entry import parse_header, parse_prefix
-from magnetar.errors import CorruptRecord, MagnetarError
+from magnetar.errors import CorruptRecord, LedgerClosed, MagnetarError
 from magnetar.ids import EntryId, LedgerId
 
 SOURCES_A_RECORD = 200
@@ -102,12 +102,14 @@ class TopicState:
                 raise CorruptRecord(f"no rule for {record!r}")
 
     def write(self, record: StateRecord, on_done: OnDone) -> None:
-        """Append a record; a failure is told to `on_done` and closes the topic."""
+        """Append a record; a failure is told to `on_done` and closes the topic.
+
+        LedgerClosed is no failure: it came too late for a topic that is closing already."""
 
         def written(result: object) -> None:
             error = result if isinstance(result, MagnetarError) else None
             on_done(error)
-            if error is not None:
+            if error is not None and not isinstance(error, LedgerClosed):
                 self._on_failed(error)
 
         self._log.log.state.append(encode(record), written)

@@ -150,7 +150,7 @@ class LedgerStore:
         core = LedgerWriter(metadata, version, self._placement, self.limits.slow_bookie_bytes)
         return LedgerWriterHandle(
             core, self._client, self._records, self._reading, self._health, self.bookies,
-            self.limits.max_fragments,
+            self.clock, self.limits,
         )
 
     async def open(self, ledger_id: LedgerId) -> ReadHandle:

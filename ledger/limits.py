@@ -17,6 +17,14 @@ class LedgerLimits:
 
     quarantine_max_s: float = 60.0
 
+    overload_pause_min_s: float = 0.02
+    """Pause before what a bookie had no room for is sent again; doubles while it is refused."""
+
+    overload_pause_max_s: float = 0.5
+
+    overload_patience_s: float = 10.0
+    """A bookie that has no room for one add for so long counts as failed."""
+
     metadata_retry_min_s: float = 0.05
     """Pause before metadata that did not answer is asked again; doubles."""
 

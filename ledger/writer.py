@@ -219,6 +219,14 @@ class LedgerWriter:
             return self._stop("a bookie was told that another recovers this ledger")
         return self._fail_slot(slot, status)
 
+    def expects(self, target: Target) -> bool:
+        """Whether an answer for this slot and generation would still count."""
+        return (
+            target.generation == self._generations[target.slot]
+            and not self._failed >> target.slot & 1
+            and self.state not in (WriterState.STOPPED, WriterState.CLOSED)
+        )
+
     def _advance(self) -> Effects:
         acks = self._acks
         before = acks.last_add_confirmed

@@ -17,8 +17,10 @@ from functools import partial
 from ledger.bookie_client import BookieClient
 from ledger.health import BookieHealth
 from ledger.ledger_record import Conflict, LedgerRecords
+from ledger.limits import LedgerLimits
+from ledger.overload import NEVER_REFUSED, HeldAdd, Overload
 from ledger.range_reading import RangeReading
-from ledger.wire import Status, StoredEntry
+from ledger.wire import AddRequest, Status, StoredEntry
 from ledger.writer import (
     Complete,
     Effects,
@@ -26,6 +28,7 @@ from ledger.writer import (
     SendAdd,
     SlotFailed,
     Stop,
+    Target,
     WriteMetadata,
     WriterState,
 )
@@ -37,6 +40,7 @@ from magnetar.errors import (
     SessionExpired,
 )
 from magnetar.ids import EntryId, LedgerId
+from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Buffer
 from metadata.bookies import BookieDirectory
 from metadata.ledgers import LedgerMetadata
@@ -59,9 +63,11 @@ class LedgerWriterHandle:
         reading: RangeReading,
         health: BookieHealth,
         directory: BookieDirectory,
-        max_fragments: int,
+        clock: Clock,
+        limits: LedgerLimits,
     ) -> None:
-        self._max_fragments = max_fragments
+        self._max_fragments = limits.max_fragments
+        self._overload = Overload(clock, limits, self._send_held)
         self._core = core
         self._client = client
         self._records = records
@@ -186,15 +192,25 @@ class LedgerWriterHandle:
 
     def _send(self, send: SendAdd) -> None:
         request, targets = send
-        entry_id = request.entry_id
         add_nowait, on_reply = self._client.add_nowait, self._on_reply
-        for slot, generation, bookie in targets:
-            add_nowait(bookie, request, partial(on_reply, slot, generation, entry_id))
+        for target in targets:
+            add_nowait(target.bookie, request, partial(on_reply, target, request, NEVER_REFUSED))
 
-    def _on_reply(self, slot: int, generation: int, entry_id: int, status: Status) -> None:
-        effects = self._core.add_reply(slot, generation, entry_id, status)
+    def _on_reply(
+        self, target: Target, request: AddRequest, give_up_s: float, status: Status
+    ) -> None:
+        if status is Status.OVERLOADED and self._core.expects(target) and self._overload.hold(
+            target, request, give_up_s
+        ):
+            return
+        effects = self._core.add_reply(target.slot, target.generation, request.entry_id, status)
         if effects:
             self._execute(effects)
+
+    def _send_held(self, held: HeldAdd) -> None:
+        if self._core.expects(held.target):
+            on_reply = partial(self._on_reply, held.target, held.request, held.give_up_s)
+            self._client.add_nowait(held.target.bookie, held.request, on_reply)
 
     def _execute(self, effects: Effects) -> WriteMetadata | None:
         """Carry effects out; a write of metadata is handed back to the task that asked."""
@@ -228,6 +244,7 @@ class LedgerWriterHandle:
         self._stopped = error
         for cancel in self._cancels:
             cancel()
+        self._overload.cancel()
         if self._timer is not None:
             self._timer.cancel()
         while self._waiting:

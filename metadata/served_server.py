@@ -118,6 +118,7 @@ class _Connection:
         self._watches: dict[str, Cancel] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._closed = False
+        self._greeted = False
         self._patience = asyncio.get_running_loop().call_later(HELLO_PATIENCE_S, self._too_slow)
 
     def _too_slow(self) -> None:
@@ -161,8 +162,9 @@ class _Connection:
         self._tasks.pop(task, None)
 
     def _hello(self, request: Request) -> None:
-        if request.value != MAGIC or self._session_id != NO_SESSION:
+        if request.value != MAGIC or self._greeted:
             raise InvalidFrame("this is a Magnetar metadata port; it does not speak this protocol")
+        self._greeted = True
         self._patience.cancel()
         if request.version != PROTOCOL_VERSION:
             error = NotSupported(

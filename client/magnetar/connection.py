@@ -141,6 +141,7 @@ class Connections:
         another attempt cannot cure, and ConnectionFailed or OperationTimeout at the deadline.
         """
         backoff = Backoff(self.random)
+        before: MagnetarError | None = None
         while True:
             owner = via = ""
             try:
@@ -154,8 +155,12 @@ class Connections:
                 failure: MagnetarError = OperationTimeout(
                     f"no answer from {owner or ', '.join(self._url.addresses)}")
                 failure.__cause__ = error
+                left_s = self._left_s(deadline_s)
+                if before is not None and left_s is not None and left_s < 0.01:
+                    failure = before  # the deadline cut this attempt short: that one says more
             except retry as error:
                 failure = error
+            before = failure
             told_before, unreachable = unreachable, ""
             if isinstance(failure, LinkLost | OperationTimeout) and owner != via:
                 unreachable = owner

@@ -10,11 +10,14 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from bookie.index import Index
 from bookie.limits import BookieLimits
 from bookie.rocks_index import RocksIndex
 from bookie.storage import BookieStorage
 from ledger.wire import AddRequest, ReadRequest, Status
+from magnetar.errors import StorageError
 from magnetar.ids import EntryId, LedgerId
 from magnetar.runtime.clock import SystemClock
 from magnetar.runtime.file_disk import FileDisk
@@ -112,3 +115,12 @@ async def test_a_restart_on_real_files(tmp_path: Path) -> None:
         await storage.stop()
         index.close()
         disk.close()
+
+
+def test_an_index_in_use_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    """A second bookie on the same folder once moved the index away and cut the log's tail."""
+    index = RocksIndex(tmp_path / "index")
+    with pytest.raises(StorageError, match="in use"):
+        RocksIndex(tmp_path / "index")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    index.close()

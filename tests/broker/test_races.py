@@ -16,8 +16,10 @@ from ledger.position import Position
 from magnetar.errors import (
     ConnectionFailed,
     EntryUnknown,
+    LedgerClosed,
     LedgerError,
     LedgerFenced,
+    MagnetarError,
     NotOwner,
     ProducerFenced,
 )
@@ -208,6 +210,33 @@ async def test_a_seek_back_keeps_what_was_about_to_be_deleted(
         await topic.retention.apply()
 
         assert await consumer.receive(12) == [b"%d" % n for n in [*range(6), *range(6)]]
+
+
+async def test_an_acknowledgement_too_late_for_a_closing_topic_disturbs_nothing() -> None:
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node)
+        consumer = await Subscriber.open(node)
+        await publisher.publish(b"1")
+        await consumer.receive(1)
+        topic = await node.topic()
+        answers: list[MagnetarError | None] = []
+        state = topic.log.log.state
+        close = state.close
+
+        async def close_meanwhile() -> None:
+            closing = asyncio.create_task(close())
+            await asyncio.sleep(0)
+            positions = [position_of(one) for one in consumer.deliveries]
+            consumer.session.acknowledge(positions, None, answers.append)
+            await closing
+            await until(lambda: bool(answers))
+
+        state.close = close_meanwhile  # type: ignore[method-assign]
+        await node.broker.registry.unload(topic)
+
+        assert isinstance(answers[0], LedgerClosed)
+        assert isinstance(consumer.ended[0], NotOwner)
 
 
 async def test_an_abandoned_topic_stores_nothing_more() -> None:

@@ -167,6 +167,8 @@ class MemorySession:
                 name: known for name, known in self.topic.subscriptions.items()
                 if known is not self.subscription}
         reply.closed = request.close or request.unsubscribe
+        if reply.closed and self.subscription.session is self:
+            self.subscription.session = None  # free for the next before the reply says so
         if reply.ByteSize():
             self.out.put_nowait(reply.SerializeToString())
         self.permits += request.permits

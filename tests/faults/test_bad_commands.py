@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from magnetar.cli.app import main
+from magnetar.runtime.file_disk import FileDisk
 
 LIMIT_S = 60
 NOBODY = "served://127.0.0.1:1"
@@ -66,6 +67,39 @@ def test_a_bad_order_is_told_in_words(
     assert ended.value.code in (1, 2)
     last_line = capsys.readouterr().err.strip().splitlines()[-1]
     assert meant.get(expected, expected) in last_line
+
+
+def start_in_vain(data: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a standalone on this folder says when it ends at once."""
+    interval_s = sys.getswitchinterval()
+    try:
+        with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+            command = ["magnetar", "standalone", "--data", str(data), "--port", "0"]
+            patch.setattr(sys, "argv", command)
+            main()
+    finally:
+        sys.setswitchinterval(interval_s)
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_data_folder_of_another_is_refused_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cookie = tmp_path / "bookie" / "log" / "cookie.json"
+    cookie.parent.mkdir(parents=True)
+    cookie.write_text(
+        '{"v": 1, "bookie_id": "other", "cluster_id": "elsewhere", "instance": "1"}'
+    )
+    assert "belongs to bookie other of cluster elsewhere" in start_in_vain(tmp_path, capsys)
+    cookie.write_text("rubbish")
+    assert "not a cookie" in start_in_vain(tmp_path, capsys)
+
+    held = FileDisk(cookie.parent)
+    try:
+        assert "in use by another process" in start_in_vain(tmp_path, capsys)
+    finally:
+        held.close()
+    assert cookie.read_text() == "rubbish"
 
 
 def test_a_broker_whose_port_is_taken_says_so_and_ends(tmp_path: Path, taken_port: int) -> None:

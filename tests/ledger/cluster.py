@@ -25,7 +25,7 @@ from tests.ledger.memory_bookies import MemoryBookies
 TOPIC = "persistent://public/default/orders"
 LIMITS = LedgerLimits(
     quarantine_min_s=0.01, quarantine_max_s=0.05, recovery_retry_s=0.001, recovery_attempts=2,
-    bookies_retry_s=0.05, metadata_retry_min_s=0.001,
+    bookies_retry_s=0.05, metadata_retry_min_s=0.001, overload_pause_min_s=0.001,
 )
 WAIT_S = 5.0
 

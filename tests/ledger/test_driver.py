@@ -287,3 +287,35 @@ async def test_a_record_that_cannot_be_read_stops_the_writer_instead_of_hanging_
         async with asyncio.timeout(5):
             with pytest.raises(LedgerFenced):
                 await writer.close()
+
+
+async def test_bookies_without_room_are_not_failed_but_asked_again() -> None:
+    async with cluster("k1", "k2", "k3") as made:
+        writer = await made.store.create(THREE)
+        await fill(writer, 1)
+        for name in made.names:
+            made.bookies[name].add_status = Status.OVERLOADED
+        results = Results()
+        writer.add_nowait(b"entry 1", results)
+        writer.add_nowait(b"entry 2", results)
+        await until(lambda: len(made.bookies.adds) >= 3 + 12)
+        assert writer.blocked_reason is None and not results.all
+        for name in made.names:
+            made.bookies[name].add_status = None
+        await results.wait(2)
+        assert results.all == [1, 2]
+        assert len(writer.metadata.fragments) == 1
+        await until(lambda: len(made.bookies["k1"].ledgers[writer.ledger_id].entries) == 3)
+        await writer.close()
+
+
+async def test_a_bookie_without_room_for_too_long_is_replaced() -> None:
+    async with cluster("k1", "k2", "k3", "k4") as made:
+        made.store = made.new_store(limits=replace(LIMITS, overload_patience_s=0.01))
+        writer = await made.store.create(THREE)
+        spare = outsider(made, writer)
+        made.bookies[writer.metadata.fragments[0].ensemble[0]].add_status = Status.OVERLOADED
+        await fill(writer, 3)
+        await until(lambda: spare in writer.metadata.fragments[-1].ensemble)
+        await writer.close()
+        assert await bodies(made, writer.ledger_id) == [b"entry %d" % n for n in range(3)]

@@ -27,6 +27,7 @@ from metadata.open import open_store
 from metadata.served import MetadataServer, ServedStore
 from metadata.served_wire import (
     MAGIC,
+    PROTOCOL_VERSION,
     Reply,
     ReplyKind,
     Request,
@@ -377,3 +378,15 @@ async def test_a_link_without_a_hello_is_dropped(
     )
     await closed.fired()
     assert "HELLO" in str(error_of(replies[0]))
+
+
+async def test_two_hellos_at_once_open_no_second_session(served: Served) -> None:
+    closed = Signal()
+    link = await served.network.connect(ADDRESS, lambda _: None, closed, PATIENCE_S)
+    for request_id in (1, 2):
+        hello = Request(
+            RequestKind.HELLO, request_id, value=MAGIC, version=PROTOCOL_VERSION, timeout_ms=60_000
+        )
+        link.other.on_frame(memoryview(encode_request(hello)))  # both in one turn, as by TCP
+    await closed.fired()
+    assert served.embedded.remote_session_count == 0

@@ -112,3 +112,12 @@ async def test_a_short_write_is_finished(tmp_path: Path, monkeypatch: pytest.Mon
     assert file.read_at(0, 100) == b"onetwothree"
     assert file.size_bytes == 11
     disk.close()
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    disk = FileDisk(tmp_path)
+    with pytest.raises(DiskFailure, match="in use"):
+        FileDisk(tmp_path)
+    assert disk.names() == []
+    disk.close()
+    FileDisk(tmp_path).close()

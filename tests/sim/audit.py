@@ -19,7 +19,8 @@ def _bare(fragments: tuple[Fragment, ...]) -> tuple[tuple[int, tuple[str, ...]],
 class MetadataAudit:
     """Observer of a `MetadataTree`; `violations` must stay empty."""
 
-    def __init__(self, tree: MetadataTree) -> None:
+    def __init__(self, tree: MetadataTree, ack_quorum: int) -> None:
+        self.ack_quorum = ack_quorum
         self.violations: list[str] = []
         self.ledgers: dict[int, LedgerMetadata] = {}
         self.topics: dict[str, TopicRecord] = {}
@@ -54,6 +55,9 @@ class MetadataAudit:
         if before is None:
             if after.ledger_id in self.ledgers or after.ledger_id in self.deleted:
                 self._fail(f"R1 ledger id {after.ledger_id} used twice")
+            if after.ack_quorum < self.ack_quorum:
+                self._fail(f"ledger {after.ledger_id} has ack quorum {after.ack_quorum}, which is "
+                           f"never below {self.ack_quorum}")
             if after.ensemble_size < after.wanted_ensemble_size:
                 self.under_replicated += 1
             self.ledgers[after.ledger_id] = after

@@ -275,6 +275,8 @@ class SimConsumer(Client):
                 acknowledged.append((key, index))
         if self.final:
             return
+        if world.quiet:
+            acknowledged = []
         stream.send(messages.Permits(used))
         if acknowledged:
             self._acknowledge(stream, delivery, acknowledged, used)

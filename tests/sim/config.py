@@ -16,13 +16,14 @@ FAULT_KINDS = (
     "slow_link", "slow_disk", "fail_sync", "fill_disk", "rot", "store_outage", "expire_broker",
     "cut_all_bookies", "part_client_broker", "two_bookies_down", "move_owner", "shared_store_delay",
     "zombie_owner", "slow_beside_dead", "takeover_and_strike", "stall_index",
-    "forgotten_fence", "replace_and_takeover",
+    "forgotten_fence", "replace_and_takeover", "lost_ensemble_write", "failed_sync_then_cut",
 )
 COMBINATIONS = (
-    "zombie_owner", "slow_beside_dead", "takeover_and_strike", "forgotten_fence",
-    "replace_and_takeover",
+    "zombie_owner", "slow_beside_dead", "slow_beside_dead", "takeover_and_strike",
+    "forgotten_fence", "forgotten_fence", "forgotten_fence", "replace_and_takeover",
+    "lost_ensemble_write", "lost_ensemble_write", "lost_ensemble_write", "failed_sync_then_cut",
 )
-SCENARIO_SHARE = 0.45
+SCENARIO_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def draw(seed: int, workload: str) -> Config:
         + ((Quorums(4, 3, 2),) if bookie_count >= 4 else ())
         + ((Quorums(5, 3, 2),) if bookie_count >= 5 else ())
     )
-    phase_s = chance.uniform(4.5, 6.5)
+    phase_s = chance.uniform(4.0, 5.5)
     config = Config(
         seed, workload, bookie_count, quorums,
         publish_target=chance.randrange(310, 380),

@@ -53,7 +53,7 @@ class FaultInjector:
     def heal(self) -> None:
         """Undo what still lasts; everything is running and connected afterwards."""
         self._world.fabric.strikes.clear()
-        self._world.rare.ack_strikes.clear()
+        self._world.rare.forget()
         undo, self._undo = list(self._undo.values()), {}
         for step in undo:
             step()
@@ -169,7 +169,7 @@ class FaultInjector:
         for bookie in self._world.bookies:
             if chance.random() < 0.5:
                 steps.append(self._delay(owner.name, bookie.name, chance.uniform(0.02, 0.8)))
-        later(chance.uniform(0.0, 0.15), self._unless_healed(self._world.move_owner))
+        later(chance.uniform(0.0, 0.5), self._unless_healed(self._world.move_owner))
         if chance.random() < 0.6:
             for bookie in chance.sample(self._world.bookies, chance.randrange(1, 4)):
                 if chance.random() < 0.5:
@@ -196,6 +196,8 @@ class FaultInjector:
         def die() -> None:
             dead.stop(self._chance.random() < 0.5)
 
+        if self._chance.random() < 0.5:
+            steps.append(self._kill_replacement())
         if self._chance.random() < 0.7:
             self._world.rare.ack_strikes[dead.name] = self._unless_healed(die)
             steps.append(self._world.rare.ack_strikes.clear)
@@ -212,7 +214,7 @@ class FaultInjector:
         chance, loop = self._chance, world.loop
         unblock = self._block([(owner.name, STORE_HOST), (STORE_HOST, owner.name)])
         world.quiet = True
-        slow_s = chance.choice((0.0, 0.15, 0.3))
+        slow_s = chance.choice((0.0, 0.3, 0.3))
         left = chance.randrange(1, 3)
 
         def once_idle(patience: int) -> None:
@@ -231,7 +233,7 @@ class FaultInjector:
                 return
             world.audit.on_closed = None
             for bookie in world.bookies:
-                loop.after(0.0, self._unless_healed(self._bounce(bookie, chance.random() < 0.7)))
+                loop.after(0.0, self._unless_healed(self._bounce(bookie, chance.random() < 0.8)))
             loop.after(0.3, wake)
 
         def wake() -> None:
@@ -276,6 +278,96 @@ class FaultInjector:
             owner.start()
             for victim in victims:
                 victim.start()
+
+        return undo
+
+    def _kill_replacement(self) -> Undo:
+        """The bookie that comes into the next new ensemble dies before it stores anything."""
+        world = self._world
+        before = {
+            name for ledger in world.audit.ledgers.values() if ledger.state is LedgerState.OPEN
+            for name in ledger.fragments[-1].ensemble
+        }
+        victims: list[BookieProcess] = []
+
+        def changed(ensemble: set[str]) -> None:
+            world.audit.on_ensemble = None
+            victims.extend(b for b in world.bookies if b.name in ensemble - before)
+            for victim in victims:
+                victim.stop(False)
+
+        def undo() -> None:
+            world.audit.on_ensemble = None
+            for victim in victims:
+                victim.start()
+
+        world.audit.on_ensemble = changed
+        return undo
+
+    def _lost_ensemble_write(self) -> Undo | None:
+        """The write of a new ensemble, or of a ledger's end, is lost while its writer cannot
+        hear the metadata; a successor comes meanwhile."""
+        owner, world = self._world.owner_process(), self._world
+        bookie = self._one(world.bookies)
+        if owner is None or bookie is None or not owner.running:
+            return None
+        target = self._chance.choice(("ensemble", "end", "record"))
+        pairs = [(owner.name, STORE_HOST), (STORE_HOST, owner.name)]
+        unblock: list[Undo] = []
+
+        def strike() -> None:
+            if not world.healed:
+                unblock.append(self._block(pairs))
+                late_s = self._chance.uniform(0.0, 0.2)
+                world.loop.after(late_s, self._unless_healed(world.move_owner))
+                if target == "record":
+                    world.loop.after(self._chance.uniform(0.1, 0.6), release)
+
+        def release() -> None:
+            while unblock:
+                unblock.pop()()
+
+        if target == "end":
+            world.rare.on_close_write = strike
+        elif target == "record":
+            world.rare.on_record_write = strike
+        else:
+            world.rare.on_ensemble_write = strike
+            bookie.stop(self._chance.random() < 0.5)
+
+        def undo() -> None:
+            world.rare.forget()
+            release()
+            bookie.start()
+
+        return undo
+
+    def _failed_sync_then_cut(self) -> Undo | None:
+        """Syncs fail on several bookies, and a little later the power does."""
+        running = [bookie for bookie in self._world.bookies if bookie.running]
+        if not running:
+            return None
+        for bookie in running:
+            bookie.machine.fail_next_sync = True
+        cuts: list[Undo] = []
+        over: list[bool] = []
+
+        def cut() -> None:
+            if over:
+                return
+            for bookie in self._world.bookies:
+                bookie.machine.fail_next_sync = False
+                cuts.append(self._cut_at_write(bookie))
+
+        self._world.loop.after(self._chance.uniform(0.1, 0.8), self._unless_healed(cut))
+
+        def undo() -> None:
+            over.append(True)
+            for bookie in self._world.bookies:
+                bookie.machine.fail_next_sync = False
+                bookie.start()
+            for step in cuts:
+                step()
 
         return undo
 

@@ -30,6 +30,7 @@ class History:
     """All that was published, read and acknowledged on one topic."""
 
     messages: dict[tuple[str, int], Appended] = field(default_factory=dict)
+    acked_places: set[Place] = field(default_factory=set)
     acks: list[Appended] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     consumed_durably: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -59,6 +60,8 @@ class History:
         self.in_flight[producer] -= 1
         message.acked_s = now_s
         message.place = place
+        if place is not None:
+            self.acked_places.add(place)
         self.acks.append(message)
 
     def unsettled(self, producer: str) -> int:

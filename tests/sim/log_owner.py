@@ -186,6 +186,7 @@ class Tailer(LedgerUser):
                         continue
                     for entry in await reader.read(EntryId(first), 1000, 1 << 20):
                         place = Place(info.ledger_id, entry.entry_id)
+                        self.world.check_confirmed(self.name, place)
                         self.world.note_read(self.name, place, entry.body)
                         seen[info.ledger_id] = entry.entry_id + 1
             except MagnetarError as error:

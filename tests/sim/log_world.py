@@ -8,6 +8,7 @@ import random
 from ledger.managed_log import LogEntry, ManagedLog
 from ledger.position import Position
 from magnetar.errors import LedgerError, MagnetarError
+from metadata.ledgers import LedgerState
 from metadata.topics import TopicRecord, TopicRepository
 from tests.sim.checkers import StoredMessage, check_ack_order, check_log
 from tests.sim.config import Config
@@ -108,6 +109,14 @@ class LogWorld(World):
     def note_entry(self, reader: str, entry: LogEntry) -> None:
         place = Place(entry.position.ledger_id, entry.position.entry_id)
         self.note_read(reader, place, bytes(entry.body))
+
+    def check_confirmed(self, reader: str, place: Place) -> None:
+        """I7: while its writer lives, only what it confirmed may be read of an open ledger."""
+        ledger = self.audit.ledgers.get(place.ledger_id)
+        if ledger is not None and ledger.state is LedgerState.OPEN and (
+            place not in self.history.acked_places
+        ):
+            self.violations.append(f"I7 {reader} read {place}, which is not confirmed")
 
     def append_state(self, log: ManagedLog, producer: str) -> None:
         self._state_sent += 1

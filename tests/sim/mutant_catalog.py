@@ -118,11 +118,16 @@ CATALOG: tuple[Mutant, ...] = (
     ),
     _mutant(
         "recovery_commits_ensemble_early",
-        "R13: recovery goes on with the ensemble it just changed, not the one it began with",
+        "R13: an ensemble changed in recovery is written at once, not with the end",
         ("ledger/recovery.py",
-         "        self._generations[slot] += 1\n        acks.frozen = True\n",
-         "        self._start_ensemble = self.metadata.fragments[-1].ensemble\n"
-         "        self._generations[slot] += 1\n        acks.frozen = True\n"),
+         "        target = Target(slot, self._generations[slot], chosen[0].bookie_id)\n"
+         "        return tuple(\n",
+         "        target = Target(slot, self._generations[slot], chosen[0].bookie_id)\n"
+         "        return (WriteMetadata(self.metadata, self.version),) + tuple(\n"),
+        ("ledger/recovery.py",
+         "        self._move(RecoveryEvent.MARKED)\n",
+         "        if self.state is RecoveryState.READING:\n            return NOTHING\n"
+         "        self._move(RecoveryEvent.MARKED)\n"),
     ),
     _mutant(
         "one_negative_ends_ledger",
@@ -154,15 +159,23 @@ CATALOG: tuple[Mutant, ...] = (
         ("ledger/recovery.py",
          "        if self._acks.last_add_confirmed < end:\n            return NOTHING\n",
          "        self._acks.last_add_confirmed = end\n"),
+        ("ledger/recovery.py",
+         "        return (SendAdd(request, self._targets(entry_id)),)\n",
+         "        return ()\n"),
     ),
     _mutant(
         "ack_quorum_lowered",
         "with few bookies the ack quorum is lowered to what is there",
         ("ledger/quorum.py",
+         "        if writable < self.ack_quorum:\n",
+         "        if writable < 1:\n"),
+        ("ledger/quorum.py",
          "        ensemble_size = max(self.ack_quorum, min(self.ensemble_size, writable))\n"
          "        return Quorums(ensemble_size, min(self.write_quorum, ensemble_size), "
          "self.ack_quorum)",
-         "        return Quorums(self.ensemble_size, self.write_quorum, 1)"),
+         "        ensemble_size = min(self.ensemble_size, writable)\n"
+         "        return Quorums(ensemble_size, min(self.write_quorum, ensemble_size), "
+         "min(self.ack_quorum, ensemble_size))"),
     ),
     _mutant(
         "torn_tail_is_corruption",

@@ -100,10 +100,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=300, help="seeds tried on each mutant")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="names that contain this")
+    parser.add_argument("--only", help="names that contain one of these, by commas")
     parser.add_argument("--keep", action="store_true", help="keep the mutated copies")
     options = parser.parse_args()
-    chosen = [m for m in CATALOG if not options.only or options.only in m.name]
+    wanted = (options.only or "").split(",")
+    chosen = [m for m in CATALOG if any(part in m.name for part in wanted)]
     started = time.perf_counter()
     missed = 0
     with ThreadPoolExecutor(options.jobs) as pool:

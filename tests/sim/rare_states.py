@@ -52,6 +52,9 @@ class RareStates:
         self._recovering: dict[int, str] = {}
         self._added: set[tuple[str, int]] = set()
         self.adds_in_flight: Counter[str] = Counter()
+        self.on_record_write: Callable[[], None] | None = None
+        self.on_close_write: Callable[[], None] | None = None
+        self.on_ensemble_write: Callable[[], None] | None = None
         self.ack_strikes: dict[str, Callable[[], None]] = {}
         """What befalls a bookie just when a writer hears its next ack."""
 
@@ -60,6 +63,20 @@ class RareStates:
         key = self._ensemble_write(host, method, arguments)
         if key is not None:
             self._changing[key] += 1
+            if self.on_ensemble_write is not None:
+                strike, self.on_ensemble_write = self.on_ensemble_write, None
+                strike()
+
+        if method == "put" and self.on_record_write is not None and (
+            arguments[0].startswith("/topics/")
+        ):
+            strike, self.on_record_write = self.on_record_write, None
+            strike()
+
+    def forget(self) -> None:
+        """No fault waits for anything any more."""
+        self.ack_strikes.clear()
+        self.on_ensemble_write = self.on_close_write = self.on_record_write = None
 
     def request_done(self, host: str, method: str, arguments: tuple[Any, ...]) -> None:
         key = self._ensemble_write(host, method, arguments)
@@ -74,6 +91,10 @@ class RareStates:
         ledger = decode_ledger(arguments[1])
         if ledger.state is LedgerState.IN_RECOVERY:
             self._recovering.setdefault(ledger.ledger_id, host)
+        if ledger.state is LedgerState.CLOSED and self._recovering.get(ledger.ledger_id) is None:
+            strike, self.on_close_write = self.on_close_write, None
+            if strike is not None:
+                strike()
         return (host, ledger.ledger_id) if ledger.state is LedgerState.OPEN else None
 
     # --- bookie calls -----------------------------------------------------------------------

@@ -59,7 +59,7 @@ class World:
         self.service = MetadataService(
             self.loop, random.Random(f"{seed}/metadata"), self.trace, self.fabric, config.store
         )
-        self.audit = MetadataAudit(self.service.tree)
+        self.audit = MetadataAudit(self.service.tree, config.quorums.ack_quorum)
         self.values = Values()
         self.history = History()
         self.rare = RareStates(self)
@@ -168,6 +168,7 @@ class World:
         for machine in self.machines:
             machine.full = machine.fail_next_sync = False
             machine.slow_s = 0.0
+            machine.on_append = None
         for process in self.bookies + self.brokers + self.clients:
             process.start()
 

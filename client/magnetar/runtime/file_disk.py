@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import queue
 import threading
@@ -22,6 +23,7 @@ from magnetar.runtime.disk import DiskFull
 from magnetar.runtime.network import Buffer
 
 _MAX_VECTOR: Final = 1024  # IOV_MAX of Linux
+_LOCK_NAME: Final = ".lock"
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 T = TypeVar("T")
@@ -177,8 +179,11 @@ class FileDisk:
     """`Disk` over a folder. Names may hold one level of folders (`folder/file`)."""
 
     def __init__(self, root: Path) -> None:
+        """Takes the folder for itself until `close` or the end of the process. Raises
+        DiskFailure when another process has it."""
         self._root = root
         root.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(root / _LOCK_NAME)
         self._thread = _DiskThread(f"disk-{root.name}")
 
     @property
@@ -193,7 +198,9 @@ class FileDisk:
         if not path.is_dir():
             return []
         names = [folder + separator + item.name for item in os.scandir(path) if item.is_file()]
-        return sorted(name for name in names if name.startswith(prefix))
+        return sorted(
+            name for name in names if name.startswith(prefix) and name != _LOCK_NAME
+        )
 
     async def create(self, name: str) -> FileAppendFile:
         """Create, durably with its folder entry; raises FileExistsError, DiskFull, DiskFailure."""
@@ -255,14 +262,28 @@ class FileDisk:
         return state.f_blocks * state.f_frsize
 
     def close(self) -> None:
-        """Wait for what was begun and end the thread."""
+        """Wait for what was begun, end the thread and give the folder free."""
         self._thread.stop()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _path(self, name: str) -> Path:
         path = self._root / name
         if not name or name.startswith("/") or ".." in Path(name).parts:
             raise ValueError(f"not a name relative to the disk: {name!r}")
         return path
+
+
+def _locked(path: Path) -> int:
+    """Two processes that append to the same files destroy each other's acknowledged entries."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise DiskFailure(f"{path.parent} is in use by another process") from error
+    return descriptor
 
 
 def _sync_folder(path: Path) -> None:
