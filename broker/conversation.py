@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from broker.selector import MessageFilter
 from broker.state_records import SubscriptionKind
 from magnetar.errors import ConnectionFailed, InvalidArgument, InvalidFrame, MagnetarError
 
@@ -69,7 +70,10 @@ class Receipt:
 
 
 class Delivery(NamedTuple):
-    """An entry for a consumer, as stored. `skip`: bitmap of batch indexes that are not meant."""
+    """An entry for a consumer, as stored. `skip`: bitmap of batch indexes that are not meant.
+
+    With `picked` the entry was cut, and holds the messages of that bitmap only.
+    """
 
     ledger_id: int
     entry_id: int
@@ -77,6 +81,7 @@ class Delivery(NamedTuple):
     skip: bytes
     redelivery_count: int
     epoch: int
+    picked: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class OpenConsumer:
     consumer_name: str = ""
     start: MessagePosition | None = None
     start_inclusive: bool = False
+    filter: MessageFilter | None = None
 
 
 @dataclass(frozen=True, slots=True)

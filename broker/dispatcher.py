@@ -15,6 +15,8 @@ from typing import Protocol
 from broker.consumer_session import ConsumerSession
 from broker.conversation import Delivery
 from broker.cursor import Cursor, full_mask
+from broker.cut_entry import cut_entry, whole_entry
+from broker.filtered_log import FilteredLog
 from broker.log_reader import LogReader
 from broker.redelivery import RedeliveryCounts
 from broker.settings import BrokerLimits
@@ -39,6 +41,9 @@ class DispatchHost(Protocol):
     counts: RedeliveryCounts
 
     def may_dispatch(self) -> bool: ...
+
+    def passed_over(self, entry: StoredEntry, mask: int) -> None:
+        """See FilterHost."""
 
 
 class Part:
@@ -87,7 +92,9 @@ class Dispatcher:
         self._tracked = tracked
         self.consumers: list[ConsumerSession] = []
         self.flights: OrderedDict[Key, Flight] = OrderedDict()
-        self.reader = LogReader(log, limits, clock, self.schedule)
+        self.reader = FilteredLog(
+            LogReader(log, limits, clock, self.schedule), host, self.schedule
+        )
         self.paused = True
         self.lost_track = False
         self._turn = 0
@@ -133,6 +140,7 @@ class Dispatcher:
     def _pump(self) -> None:
         self._scheduled = False
         budget = TURN_BYTES
+        self.reader.begin_turn()
         served: dict[int, ConsumerSession] = {}
         while budget > 0:
             consumer = self._choose()
@@ -142,7 +150,7 @@ class Dispatcher:
             if found is None:
                 break
             entry, mask, redelivered = found
-            budget -= len(entry.body) + 100
+            budget -= self.reader.cost_of(entry, mask)
             served[consumer.consumer_id] = consumer
             self._hand_out(consumer, entry, mask, redelivered)
         else:
@@ -167,18 +175,15 @@ class Dispatcher:
         self, consumer: ConsumerSession, entry: StoredEntry, mask: int, redelivered: int
     ) -> None:
         self._turn += 1
-        whole = full_mask(entry.count)
-        if mask == whole:
-            skip, messages = b"", entry.count
-        else:
-            skip = (whole & ~mask).to_bytes((entry.count + 7) // 8, "little")
-            messages = mask.bit_count()
+        messages = mask.bit_count()
         consumer.permits -= messages
         consumer.delivered_messages += messages
         if self._tracked:
             self._track(consumer, entry, mask, redelivered)
+        cut = (whole_entry if self.reader.filter is None else cut_entry)(entry, mask)
         consumer.offer(Delivery(
-            entry.ledger_id, entry.entry_id, entry.body, skip, redelivered, self._host.epoch
+            entry.ledger_id, entry.entry_id, cut.body, cut.skip, redelivered, self._host.epoch,
+            cut.picked,
         ))
 
     def _track(

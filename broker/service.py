@@ -24,7 +24,7 @@ from magnetar.errors import InvalidFrame, MagnetarError
 from magnetar.wire import broker_pb2 as pb
 
 PROTOCOL_VERSION = 1
-FEATURES = ("relay", "batch-indexes")
+FEATURES = ("relay", "batch-indexes", "filters")
 
 _log = logging.getLogger(__name__)
 

@@ -59,6 +59,15 @@ class CursorReset:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterSet:
+    """What the subscription's consumers want from now on; both empty: everything."""
+
+    name: str
+    tags: str
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
 class RedeliveryCount:
     """Messages of the entry beginning at `first_ordinal` (`mask`) went out `count` times again."""
 
@@ -120,7 +129,7 @@ class Checkpoint:
 
 StateRecord = (
     SubscriptionCreated | SubscriptionDeleted | Acknowledged | CursorReset | Redelivered
-    | SourcesAdvanced | SourcesForgotten | Checkpoint
+    | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet
 )
 
 
@@ -133,6 +142,7 @@ class _Kind(IntEnum):
     SOURCES_ADVANCED = 6
     SOURCES_FORGOTTEN = 7
     CHECKPOINT = 8
+    FILTER_SET = 16
 
 
 class _Writer:
@@ -233,6 +243,10 @@ def encode(record: StateRecord) -> bytes:
             out = _Writer(_Kind.CURSOR_RESET)
             out.text(record.name)
             out.number(record.floor)
+        case FilterSet():
+            out = _Writer(_Kind.FILTER_SET)
+            for text in (record.name, record.tags, record.expression):
+                out.text(text)
         case Redelivered():
             out = _Writer(_Kind.REDELIVERED)
             out.text(record.name)
@@ -321,6 +335,7 @@ _READERS: dict[int, Callable[[_Reader], StateRecord]] = {
     _Kind.CHECKPOINT: lambda data: Checkpoint(
         data.number() - 1, data.number() - 1, data.number(), data.number()
     ),
+    _Kind.FILTER_SET: lambda data: FilterSet(data.text(), data.text(), data.text()),
 }
 
 

@@ -15,6 +15,7 @@ from broker.conversation import (
     OpenConsumer,
     Receipt,
 )
+from broker.selector import parse_filter
 from broker.state_records import SubscriptionKind
 from magnetar.errors import InvalidFrame, MagnetarError
 from magnetar.wire import broker_pb2 as pb
@@ -64,7 +65,7 @@ def positions_of(positions: Sequence[pb.Position]) -> list[MessagePosition]:
 
 
 def open_consumer_of(request: pb.OpenConsumer) -> OpenConsumer:
-    """Raises InvalidFrame for types this version does not know."""
+    """Raises InvalidFrame for types this version does not know, FilterSyntaxError."""
     try:
         kind = SubscriptionKind(request.type)
         initial = InitialPosition(request.initial_position)
@@ -74,6 +75,7 @@ def open_consumer_of(request: pb.OpenConsumer) -> OpenConsumer:
     return OpenConsumer(
         request.topic, request.subscription, kind, initial, request.durable,
         request.consumer_name, start, request.start_inclusive,
+        parse_filter(request.tags, request.filter),
     )
 
 

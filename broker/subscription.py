@@ -22,15 +22,19 @@ from broker.conversation import (
 from broker.cursor import Cursor, OrdinalBitmap, full_mask
 from broker.dispatcher import Dispatcher
 from broker.redelivery import RedeliveryCounts
+from broker.selector import MessageFilter
 from broker.settings import BrokerLimits
 from broker.state_records import (
     Acknowledged,
     CursorReset,
+    FilterSet,
     Redelivered,
     StateRecord,
     SubscriptionCreated,
     SubscriptionKind,
 )
+from broker.stored_entry import StoredEntry
+from broker.subscription_filter import SubscriptionFilter
 from broker.topic_log import TopicLog
 from ledger.position import Position
 from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError
@@ -77,6 +81,7 @@ class Subscription:
         self.durable_floor = floor
         self.counts = RedeliveryCounts(recorded=durable)
         self.epoch = 0
+        self.filter = SubscriptionFilter(self)
         self.dispatcher = Dispatcher(self, log, limits, clock, tracked=bool(name))
         self._delta = OrdinalBitmap()
         self._dirty = False
@@ -117,15 +122,22 @@ class Subscription:
 
     async def attach(
         self, kind: SubscriptionKind, name: str, deliver: OnDeliveries, ended: OnEnded,
-        backlog_bytes: Callable[[], int],
+        backlog_bytes: Callable[[], int], wanted: MessageFilter | None = None,
     ) -> ConsumerSession:
         """A consumer more. Raises ConsumerBusy."""
         async with self._start:
             self._refuse_if_busy(kind)
+            change = self.filter.agree(wanted)
+            if change is not None:
+                self._started = False
+                if self.durable:
+                    await self.write(change)
             if not self._started:
                 self.dispatcher.restart(await self._log.before_ordinal(self.cursor.floor))
                 self._started = True
             self._refuse_if_busy(kind)
+            if not self.consumers:
+                self.dispatcher.reader.filter = wanted
             self.kind = kind
             number = self._host.next_consumer_id()
             session = ConsumerSession(
@@ -292,6 +304,20 @@ class Subscription:
             self.counts.forget_below(self.cursor.floor)
             self._schedule_flush()
 
+    def passed_over(self, entry: StoredEntry, mask: int) -> None:
+        """Messages that the filter does not want: done with, as durably as if acknowledged."""
+        if not self.name:
+            self.cursor.advance(entry.first_ordinal)  # so that it holds one entry's bits only
+        mask &= ~self.cursor.mask(entry.first_ordinal, entry.count)
+        if not mask:
+            return
+        self.cursor.add_mask(entry.first_ordinal, mask)
+        self.counts.forget_below(self.cursor.floor)
+        if self.durable:
+            self._delta.add_mask(entry.first_ordinal, mask)
+            self._dirty = True
+            self._schedule_flush()
+
     def _settle_with(self, on_done: OnDone) -> None:
         if not self.durable or not (self._dirty or self._writing):
             self._dirty = self._dirty and self.durable
@@ -355,7 +381,7 @@ class Subscription:
         if error is not None:
             raise error
 
-    def restore(self, record: Acknowledged | CursorReset | Redelivered) -> None:
+    def restore(self, record: Acknowledged | CursorReset | Redelivered | FilterSet) -> None:
         """A record of the state ledger, in order."""
         match record:
             case Acknowledged():
@@ -365,6 +391,8 @@ class Subscription:
             case CursorReset():
                 self.cursor.reset(record.floor)
                 self.counts.clear()
+            case FilterSet():
+                self.filter.restore(record)
             case Redelivered():
                 for counted in record.counts:
                     self.counts.restore(counted)
@@ -375,6 +403,7 @@ class Subscription:
         records: list[StateRecord] = [
             SubscriptionCreated(self.name, self.kind, self.cursor.floor, self.created_ms)
         ]
+        records += self.filter.snapshot()
         chunks = self.cursor.chunks()
         for start in range(0, len(chunks), 256):
             part = tuple(chunks[start : start + 256])
@@ -436,7 +465,7 @@ class Subscription:
             self.durable_floor = min(self.durable_floor, floor)
             try:
                 if self.durable:
-                    await self._write(CursorReset(self.name, floor))
+                    await self.write(CursorReset(self.name, floor))
                     self.durable_floor = min(floor, self.cursor.floor)
             finally:
                 # Whoever asked may be gone by now; the others are not.
@@ -467,7 +496,8 @@ class Subscription:
             return log.last_position, log.end_ordinal
         return after, await log.ordinal_after(after)
 
-    async def _write(self, record: StateRecord) -> None:
+    async def write(self, record: StateRecord) -> None:
+        """Append to the state ledger, and wait until it is durable."""
         done: asyncio.Future[MagnetarError | None] = asyncio.get_running_loop().create_future()
 
         def written(error: MagnetarError | None) -> None:

@@ -342,7 +342,8 @@ class Topic:
             else:
                 subscription = await self._reader(request)
             session = await subscription.attach(
-                request.kind, request.consumer_name, deliver, ended, backlog_bytes
+                request.kind, request.consumer_name, deliver, ended, backlog_bytes,
+                request.filter,
             )
         finally:
             self._opening.discard(marker)

@@ -10,6 +10,7 @@ from broker.state_records import (
     Acknowledged,
     Checkpoint,
     CursorReset,
+    FilterSet,
     Redelivered,
     SourceProgress,
     SourcesAdvanced,
@@ -94,7 +95,7 @@ class TopicState:
                 )
                 self._checkpoint_ordinal = record.next_ordinal
                 self._log.resume(record.next_ordinal, record.append_time_ms)
-            case Acknowledged() | CursorReset() | Redelivered():
+            case Acknowledged() | CursorReset() | Redelivered() | FilterSet():
                 subscription = self.subscriptions.get(record.name)
                 if subscription is not None:  # deleted while the write was on its way
                     subscription.restore(record)

@@ -63,7 +63,8 @@ class Acknowledgement:
         for entry, indexes in self.entries.items():
             position = entry.position
             before = found.get(position, 0)
-            whole = len(entry.meant) == entry.view.count and len(indexes) >= entry.view.count
+            count = entry.view.count  # of a cut entry's messages only, never of the whole
+            whole = len(indexes) >= count == len(entry.meant) and not entry.view.picked
             bits = bits_of(indexes)
             if before is None or (whole and bits == bits_of(entry.meant)):
                 found[position] = None

@@ -23,6 +23,7 @@ class Options:
     ordering_key: str | None = None
     event_time_ms: int | None = None
     deliver_at_ms: int | None = None
+    tag: str | None = None
     size_bytes: int = 0
     """Of all the texts, encoded."""
 
@@ -131,5 +132,6 @@ class Batch:
             deliver_at_ms=column("deliver_at_ms", 0),
             partition_keys=column("partition_key", None),
             ordering_keys=column("ordering_key", None),
+            tags=column("tag", None),
             properties=column("properties", None),
         )

@@ -99,11 +99,18 @@ class Client:
         consumer_name: str = "",
         receiver_queue_size: int | None = None,
         negative_ack_redelivery_delay_ms: int = 1000,
+        filter: str = "",
+        tags: str = "*",
     ) -> Consumer:
         """A consumer of a durable subscription, which is made at `initial_position` if new.
 
         `receiver_queue_size` bounds the messages fetched ahead; by itself it follows their size
         (1000 when shared). Raises ConsumerBusy when an exclusive subscription has its consumer.
+
+        `filter` (`"price > 100 AND region IN ('eu', 'us')"`) and `tags` (`"A || B"`) say which
+        messages are wanted: the broker sends no others, and counts those as acknowledged. All
+        consumers of a subscription give the same ones; else ConsumerBusy. InvalidArgument shows
+        where a filter cannot be read.
         """
         name = self._topic(topic)
         if not subscription_name:
@@ -118,6 +125,7 @@ class Client:
             consumer_type=consumer_type, initial_position=initial_position,
             consumer_name=consumer_name,
             negative_ack_redelivery_delay_s=negative_ack_redelivery_delay_ms / 1000,
+            filter_text=filter, tags=tags,
         ))
 
     async def create_reader(
@@ -128,13 +136,18 @@ class Client:
         start_message_id_inclusive: bool = False,
         reader_name: str = "",
         receiver_queue_size: int | None = None,
+        filter: str = "",
+        tags: str = "*",
     ) -> Reader:
-        """A reader that begins after (or at) a message, or at an end of the topic."""
+        """A reader that begins after (or at) a message, or at an end of the topic.
+
+        `filter` and `tags` as in `subscribe`.
+        """
         name = self._topic(topic)
         return await self._opened(Reader(
             self._connections, name, self._queue(name, receiver_queue_size, holds=False),
             start_message_id, start_inclusive=start_message_id_inclusive,
-            reader_name=reader_name,
+            reader_name=reader_name, filter_text=filter, tags=tags,
         ))
 
     async def close(self) -> None:

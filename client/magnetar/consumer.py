@@ -34,13 +34,15 @@ class Consumer(ConsumerLink):
     def __init__(
         self, connections: Connections, topic: TopicName, queue: ReceiveQueue, subscription: str,
         *, consumer_type: ConsumerType, initial_position: InitialPosition, consumer_name: str,
-        negative_ack_redelivery_delay_s: float,
+        negative_ack_redelivery_delay_s: float, filter_text: str = "", tags: str = "",
     ) -> None:
         super().__init__(connections, topic, queue)
         self._subscription = subscription
         self._type = consumer_type
         self._initial_position = initial_position
         self._consumer_name = consumer_name
+        self._filter = filter_text
+        self._tags = tags
         self._negative_ack_delay_s = negative_ack_redelivery_delay_s
         self._acknowledger = Acknowledger(queue)
         self._redeliver: dict[Position, int | None] = {}
@@ -175,6 +177,8 @@ class Consumer(ConsumerLink):
             initial_position=initial_position_of(self._initial_position),
             durable=True,
             consumer_name=self._consumer_name,
+            filter=self._filter,
+            tags=self._tags,
         )
 
     def _linked_again(self) -> None:

@@ -264,7 +264,7 @@ class ConsumerLink(ABC):
                 deliveries = [
                     Delivered(
                         delivery.ledger_id, delivery.entry_id, delivery.entry, delivery.skip,
-                        delivery.redelivery_count, delivery.epoch)
+                        delivery.redelivery_count, delivery.epoch, delivery.picked)
                     for delivery in reply.deliveries
                 ]
                 self._take_answers(reply)

@@ -62,6 +62,11 @@ class Message:
         return self.entry.view.ordering_key(self.index)
 
     @property
+    def tag(self) -> str | None:
+        """What consumers that ask for tags choose by."""
+        return self.entry.view.tag(self.index)
+
+    @property
     def message_id(self) -> MessageId:
         entry = self.entry
         return MessageId(entry.partition, entry.ledger_id, entry.entry_id, self.index)

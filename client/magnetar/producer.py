@@ -18,6 +18,7 @@ from magnetar.errors import (
     InvalidFrame,
     MagnetarError,
     OperationTimeout,
+    ProducerQueueFull,
     SequenceOverlap,
 )
 from magnetar.producer_core import ProducerCore
@@ -98,9 +99,11 @@ class Producer:
         event_timestamp: int | None = None,
         deliver_at: int | None = None,
         deliver_after: timedelta | float | None = None,
+        tag: str | None = None,
     ) -> Ticket:
         """Queue one message and return at once; await the ticket to know that it is durable.
 
+        Consumers may ask for messages by `tag` and by `properties`.
         `event_timestamp` and `deliver_at` are in milliseconds since the epoch, `deliver_after`
         is a timedelta or seconds. Raises ProducerQueueFull (then `await ready()`),
         MessageTooLarge, InvalidArgument, AlreadyClosed, or the error that ended this producer.
@@ -113,10 +116,11 @@ class Producer:
         if (
             properties or partition_key is not None or ordering_key is not None
             or event_timestamp is not None or deliver_at is not None or deliver_after is not None
+            or tag is not None
         ):
             options = self._options(
                 properties, partition_key, ordering_key, event_timestamp, deliver_at,
-                deliver_after)
+                deliver_after, tag)
         batch = self._core.add(content, options, sequence_id)
         if self._waker is not None:
             self._wake()
@@ -129,11 +133,23 @@ class Producer:
                 raise self._end
             await self._wait_for_room()
 
-    async def send_many(self, contents: Sequence[bytes]) -> Tickets:
-        """Queue messages, waiting for room where needed; await the answer for their ids."""
+    async def send_many(
+        self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
+        tag: str | None = None,
+    ) -> Tickets:
+        """Queue messages, waiting for room where needed; await the answer for their ids.
+
+        `properties` and `tag` are given to each of them.
+        """
         if set(map(type, contents)) - {bytes}:
             contents = [_as_bytes(content) for content in contents]
         parts: list[tuple[Batch, int, int]] = []
+        if properties or tag is not None:
+            options = self._options(properties, None, None, None, None, None, tag)
+            for content in contents:
+                batch = await self._add_waiting(content, options)
+                parts.append((batch, len(batch.payloads) - 1, 1))
+            return Tickets(parts, self._partition)
         at, count = 0, len(contents)
         while at < count:
             if self._end is not None:
@@ -146,6 +162,19 @@ class Producer:
             if at < count:
                 await self._wait_for_room()
         return Tickets(parts, self._partition)
+
+    async def _add_waiting(self, content: bytes, options: Options) -> Batch:
+        while True:
+            if self._end is not None:
+                raise self._end
+            try:
+                batch = self._core.add(content, options, None)
+            except ProducerQueueFull:
+                await self._wait_for_room()
+            else:
+                if self._waker is not None:
+                    self._wake()
+                return batch
 
     async def flush(self) -> None:
         """Wait until everything sent before is durable.
@@ -359,7 +388,7 @@ class Producer:
     def _options(
         self, properties: Mapping[str, str] | None, partition_key: str | None,
         ordering_key: str | None, event_timestamp: int | None, deliver_at: int | None,
-        deliver_after: timedelta | float | None,
+        deliver_after: timedelta | float | None, tag: str | None,
     ) -> Options:
         if deliver_after is not None:
             if deliver_at is not None:
@@ -371,12 +400,20 @@ class Producer:
         for time_ms in (event_timestamp, deliver_at):
             if time_ms is not None and not 0 <= time_ms < 2**63:
                 raise InvalidArgument(f"{time_ms} is no time in milliseconds since the epoch")
+        if tag is not None and not is_tag(tag):
+            raise InvalidArgument(f"{tag!r} is no tag: some text without blanks, | and *")
         copied = dict(properties) if properties else None
-        size_bytes = sum(map(_text_bytes, (partition_key or "", ordering_key or "")))
+        size_bytes = sum(map(_text_bytes, (partition_key or "", ordering_key or "", tag or "")))
         for key, value in (copied or {}).items():
             size_bytes += _text_bytes(key) + _text_bytes(value) + 8
         return Options(
-            copied, partition_key, ordering_key, event_timestamp, deliver_at, size_bytes)
+            copied, partition_key, ordering_key, event_timestamp, deliver_at, tag, size_bytes)
+
+
+def is_tag(text: object) -> bool:
+    """Whether a consumer can ask for it."""
+    return isinstance(text, str) and bool(text) and "|" not in text and text != "*" and not any(
+        map(str.isspace, text))
 
 
 def _text_bytes(text: object) -> int:

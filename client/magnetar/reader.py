@@ -8,7 +8,7 @@ from magnetar.connection import Connections
 from magnetar.consumer import initial_position_of, message_id_of, put_seek, seek_request
 from magnetar.consumer_link import ConsumerLink
 from magnetar.enums import InitialPosition
-from magnetar.errors import MagnetarError
+from magnetar.errors import MagnetarError, NotSupported
 from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.receive_queue import ReceiveQueue
@@ -25,12 +25,15 @@ class Reader(ConsumerLink):
     def __init__(
         self, connections: Connections, topic: TopicName, queue: ReceiveQueue,
         start: MessageId | InitialPosition, *, start_inclusive: bool, reader_name: str,
+        filter_text: str = "", tags: str = "",
     ) -> None:
         super().__init__(connections, topic, queue)
         self._start = _start_of(start)
         self._time_seek: pb.Seek | None = None
         self._start_inclusive = start_inclusive
         self._reader_name = reader_name
+        self._filter = filter_text
+        self._tags = tags
 
     async def open(self, deadline_s: float) -> None:
         """Open the first link; called once by the client."""
@@ -57,9 +60,14 @@ class Reader(ConsumerLink):
         return None if last.empty else message_id_of(self._topic.partition, last.position)
 
     async def has_message_available(self) -> bool:
-        """Whether `read_next` would find a message without waiting for a new one."""
+        """Whether `read_next` would find a message without waiting for a new one.
+
+        Raises NotSupported for a reader with a filter: only reading on can tell.
+        """
         if self._queue.count:
             return True
+        if self._filter.strip() or self._tags.strip() not in ("", "*"):
+            raise NotSupported("a reader with a filter cannot know; read_next with a timeout")
         last = await self.last_message_id()
         if self._queue.count:
             return True
@@ -124,7 +132,8 @@ class Reader(ConsumerLink):
     # For the link.
 
     def _open_request(self) -> pb.OpenConsumer:
-        opening = pb.OpenConsumer(durable=False, consumer_name=self._reader_name)
+        opening = pb.OpenConsumer(
+            durable=False, consumer_name=self._reader_name, filter=self._filter, tags=self._tags)
         read = self._queue.last_handed_out
         if read is not None:
             opening.start.CopyFrom(

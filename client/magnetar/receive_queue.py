@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from magnetar.entry import EntryView, parse_header, parse_prefix
 from magnetar.errors import InvalidFrame
 from magnetar.message import Message, ReceivedEntry
+from magnetar.picked_view import PickedView
 from magnetar.wire.frames import Delivered
 
 Position = tuple[int, int]
@@ -47,6 +48,21 @@ def bits_of(indexes: list[int] | range) -> int:
     return bits
 
 
+def _opened(
+    client_part: memoryview, delivered: Delivered
+) -> tuple[EntryView, list[int] | range]:
+    """The entry, read by the batch indexes of its messages' ids, and which of them are meant."""
+    if delivered.picked:
+        cut = PickedView(client_part, delivered.picked)
+        return cut, cut.indexes
+    view = EntryView(client_part)
+    count = view.count
+    skip = int.from_bytes(delivered.skip, "little") & ((1 << count) - 1)
+    if skip:
+        return view, [index for index in range(count) if not skip >> index & 1]
+    return view, range(count)
+
+
 class ReceiveQueue:
     """`fixed_window` in messages; None lets it follow the size of the messages."""
 
@@ -77,12 +93,7 @@ class ReceiveQueue:
         Messages up to `not_above` (ledger, entry, index) were handed out before.
         """
         _, client_part = parse_prefix(delivered.entry)
-        view = EntryView(client_part)
-        count = view.count
-        meant: list[int] | range = range(count)
-        skip = int.from_bytes(delivered.skip, "little") & ((1 << count) - 1)
-        if skip:
-            meant = [index for index in meant if not skip >> index & 1]
+        view, meant = _opened(client_part, delivered)
         self._granted -= len(meant)
         if delivered.epoch > self._epoch:
             self.begin_epoch(delivered.epoch)

@@ -96,12 +96,13 @@ class Producer:
         partition_key: str | None = None, ordering_key: str | None = None,
         sequence_id: int | None = None, event_timestamp: int | None = None,
         deliver_at: int | None = None, deliver_after: timedelta | float | None = None,
+        tag: str | None = None,
     ) -> MessageId:
         """Publish and wait until the message is durable; see the asynchronous `send`."""
         async def work() -> MessageId:
             return await (await self._queued(
                 content, properties, partition_key, ordering_key, sequence_id, event_timestamp,
-                deliver_at, deliver_after))
+                deliver_at, deliver_after, tag))
 
         return _THREAD.run(work())
 
@@ -110,7 +111,7 @@ class Producer:
         properties: Mapping[str, str] | None = None, partition_key: str | None = None,
         ordering_key: str | None = None, sequence_id: int | None = None,
         event_timestamp: int | None = None, deliver_at: int | None = None,
-        deliver_after: timedelta | float | None = None,
+        deliver_after: timedelta | float | None = None, tag: str | None = None,
     ) -> None:
         """Queue one message; `callback(error, message_id)` runs in the SDK's thread."""
         async def finish(ticket: Ticket) -> None:
@@ -124,16 +125,19 @@ class Producer:
         async def work() -> None:
             ticket = await self._queued(
                 content, properties, partition_key, ordering_key, sequence_id, event_timestamp,
-                deliver_at, deliver_after)
+                deliver_at, deliver_after, tag)
             task = asyncio.get_running_loop().create_task(finish(ticket))
             _CALLBACKS.add(task)
             task.add_done_callback(_CALLBACKS.discard)
 
         _THREAD.run(work())
 
-    def send_many(self, contents: Sequence[bytes]) -> None:
+    def send_many(
+        self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
+        tag: str | None = None,
+    ) -> None:
         """Queue messages, waiting for room only; `flush` tells whether they are durable."""
-        _THREAD.run(self._producer.send_many(contents))
+        _THREAD.run(self._producer.send_many(contents, properties, tag))
 
     def flush(self) -> None:
         """Wait until everything sent is durable; raises the first error among it."""

@@ -11,6 +11,7 @@ from broker.state_records import (
     Acknowledged,
     Checkpoint,
     CursorReset,
+    FilterSet,
     Redelivered,
     RedeliveryCount,
     SourceProgress,
@@ -42,6 +43,7 @@ RECORDS: dict[str, StateRecord] = {
         SourceProgress("~1-1", True, 1, -1, 1_700_000_000_000, ()),
     )),
     "sources_forgotten": SourcesForgotten(("~1-1", "~1-2")),
+    "filter_set": FilterSet("s", "A || B", "größe > 1"),
     "checkpoint": Checkpoint(-1, -1, 0, 0),
 }
 

@@ -24,6 +24,7 @@ U64 = st.integers(0, 2**64 - 1)
 DELIVERED = st.builds(
     Delivered, ledger_id=U64, entry_id=st.integers(-1, 2**63 - 1), entry=st.binary(max_size=300),
     skip=st.binary(max_size=20), redelivery_count=st.integers(0, 2**32 - 1), epoch=U64,
+    picked=st.binary(max_size=20),
 )
 
 

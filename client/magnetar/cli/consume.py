@@ -23,6 +23,10 @@ def consume(
     ] = 0,
     shared: Annotated[bool, typer.Option(help="Share the subscription with others.")] = False,
     latest: Annotated[bool, typer.Option(help="A new subscription begins at the end.")] = False,
+    filter: Annotated[
+        str, typer.Option(help="Only these, as: price > 100 AND region IN ('eu', 'us').")
+    ] = "",
+    tags: Annotated[str, typer.Option(help="Only these, as: TagA || TagB; * is all.")] = "*",
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Print messages and acknowledge them once printed; a new subscription begins at the start."""
@@ -37,6 +41,8 @@ def consume(
             subscription,
             consumer_type=ConsumerType.Shared if shared else ConsumerType.Exclusive,
             initial_position=InitialPosition.Latest if latest else InitialPosition.Earliest,
+            filter=filter,
+            tags=tags,
         ) as consumer,
     ):
         printed = 0

@@ -44,6 +44,13 @@ def _chunks(contents: Iterator[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in given]
+    if not all(key and sign for key, sign, _ in pairs):
+        raise InvalidArgument("a property is given as -p KEY=VALUE")
+    return {key: value for key, _, value in pairs}
+
+
 def produce(
     topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
     message: Annotated[list[str] | None, typer.Option("-m", "--message")] = None,
@@ -53,6 +60,10 @@ def produce(
     name: Annotated[
         str, typer.Option(help="Producer name: what was stored under it is not stored again.")
     ] = "",
+    tag: Annotated[str, typer.Option(help="What consumers with --tags choose by.")] = "",
+    properties: Annotated[
+        list[str] | None, typer.Option("-p", "--property", help="KEY=VALUE, of every message.")
+    ] = None,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Publish messages; the last line on stderr says how many are durable.
@@ -63,6 +74,7 @@ def produce(
         raise InvalidArgument("nothing to publish: give -m TEXT or -f FILE (- for stdin)")
     from magnetar.sync import Client
 
+    pairs = _pairs(properties or [])
     acknowledged = 0
     # A named run numbers its lines from 0, so that a repeated one is recognised line by line.
     first = -1 if name else None
@@ -72,7 +84,7 @@ def produce(
     ):
         try:
             for chunk in _chunks(_contents(message or [], file or [])):
-                producer.send_many(chunk)
+                producer.send_many(chunk, pairs, tag or None)
             producer.flush()
         finally:
             acknowledged = producer.acknowledged_messages

@@ -19,11 +19,11 @@ from magnetar.entry.layout import (
     Flag,
 )
 from magnetar.entry.prefix import Origin, Prefix, encode_prefix, parse_prefix
-from magnetar.entry.select import select
+from magnetar.entry.select import indexes_of, select
 from magnetar.entry.view import EntryView
 
 __all__ = [
     "FORMAT_VERSION", "MAX_MESSAGES_A_BATCH", "MAX_UNCOMPRESSED_BYTES", "Codec", "Columns",
     "EntryHeader", "EntryView", "Flag", "Origin", "Prefix", "check", "encode_batch",
-    "encode_prefix", "parse_header", "parse_prefix", "select",
+    "encode_prefix", "indexes_of", "parse_header", "parse_prefix", "select",
 ]

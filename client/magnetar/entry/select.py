@@ -13,6 +13,11 @@ from magnetar.errors import InvalidArgument
 Value = TypeVar("Value")
 
 
+def indexes_of(bits: int) -> list[int]:
+    """Where a bitmap has ones, growing; in linear time."""
+    return [index for index, bit in enumerate(reversed(f"{bits:b}")) if bit == "1"]
+
+
 def select(view: EntryView, indexes: Sequence[int], *, derived: bool = True) -> bytes:
     """The client part with only the messages at `indexes` (growing, not empty).
 

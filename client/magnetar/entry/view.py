@@ -21,6 +21,9 @@ class EntryView:
     cover the producer's bytes. Every method raises InvalidFrame for bytes that make no sense.
     """
 
+    picked = False
+    """Cut for a filter: the indexes are those of the entry it was cut from."""
+
     __slots__ = ("_buffer", "_columns", "_offsets", "_payload", "_size", "_starts", "header")
 
     def __init__(self, buffer: Buffer, *, verify: bool = True) -> None:

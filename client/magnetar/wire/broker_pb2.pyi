@@ -466,6 +466,8 @@ class OpenConsumer(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     START_INCLUSIVE_FIELD_NUMBER: _builtins.int
     RELAY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     subscription: _builtins.str
     """empty: a reader, which keeps no cursor"""
@@ -476,6 +478,12 @@ class OpenConsumer(_message.Message):
     start_inclusive: _builtins.bool
     relay: _builtins.bool
     """as in OpenProducer"""
+    filter: _builtins.str
+    """What is wanted, decided by the broker; both empty: everything. See docs/cookbook/filters.md.
+    a condition over properties
+    """
+    tags: _builtins.str
+    """"TagA || TagB", or "*" """
     @_builtins.property
     def start(self) -> Global___Position:
         """readers: overrides initial_position"""
@@ -492,10 +500,12 @@ class OpenConsumer(_message.Message):
         start: Global___Position | None = ...,
         start_inclusive: _builtins.bool = ...,
         relay: _builtins.bool = ...,
+        filter: _builtins.str = ...,
+        tags: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_name", b"consumer_name", "durable", b"durable", "initial_position", b"initial_position", "relay", b"relay", "start", b"start", "start_inclusive", b"start_inclusive", "subscription", b"subscription", "topic", b"topic", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_name", b"consumer_name", "durable", b"durable", "filter", b"filter", "initial_position", b"initial_position", "relay", b"relay", "start", b"start", "start_inclusive", b"start_inclusive", "subscription", b"subscription", "tags", b"tags", "topic", b"topic", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -641,6 +651,7 @@ class Delivery(_message.Message):
     SKIP_FIELD_NUMBER: _builtins.int
     REDELIVERY_COUNT_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    PICKED_FIELD_NUMBER: _builtins.int
     ledger_id: _builtins.int
     entry_id: _builtins.int
     entry: _builtins.bytes
@@ -650,6 +661,10 @@ class Delivery(_message.Message):
     redelivery_count: _builtins.int
     epoch: _builtins.int
     """grows with each seek; older deliveries are dropped by the client"""
+    picked: _builtins.bytes
+    """Not empty: `entry` was cut for a filter. Bitmap (as skip) of the batch indexes whose messages
+    it holds, in their order; all are meant, and `skip` is empty.
+    """
     def __init__(
         self,
         *,
@@ -659,10 +674,11 @@ class Delivery(_message.Message):
         skip: _builtins.bytes = ...,
         redelivery_count: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        picked: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "entry_id", b"entry_id", "epoch", b"epoch", "ledger_id", b"ledger_id", "redelivery_count", b"redelivery_count", "skip", b"skip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "entry_id", b"entry_id", "epoch", b"epoch", "ledger_id", b"ledger_id", "picked", b"picked", "redelivery_count", b"redelivery_count", "skip", b"skip"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,7 @@ class Delivered(NamedTuple):
     skip: bytes = b""
     redelivery_count: int = 0
     epoch: int = 0
+    picked: bytes = b""
 
 
 def _varint(number: int) -> bytes:
@@ -84,7 +85,7 @@ def decode_batches(frame: bytes) -> list[memoryview] | None:
 def encode_deliveries(deliveries: Sequence[Delivered]) -> bytes:
     """A `ConsumeReply` of nothing but deliveries."""
     parts: list[Buffer] = []
-    for ledger_id, entry_id, entry, skip, redelivery_count, epoch in deliveries:
+    for ledger_id, entry_id, entry, skip, redelivery_count, epoch, picked in deliveries:
         head = (b"\x08" + _varint(ledger_id) if ledger_id else b"") + (
             b"\x10" + _varint(entry_id) if entry_id else b"")
         if len(entry):
@@ -94,6 +95,8 @@ def encode_deliveries(deliveries: Sequence[Delivered]) -> bytes:
             tail += b"\x28" + _varint(redelivery_count)
         if epoch:
             tail += b"\x30" + _varint(epoch)
+        if picked:
+            tail += b"\x3a" + _varint(len(picked)) + picked
         size = len(head) + len(entry) + len(tail)
         parts += (_FIELD_2 + _varint(size) + head, entry, tail)
     return b"".join(parts)
@@ -109,24 +112,27 @@ def _delivery(body: memoryview) -> Delivered:
     at, end = 0, len(body)
     numbers = [0, 0, 0, 0, 0, 0, 0]
     entry: Buffer = b""
-    skip = b""
+    skip = picked = b""
     while at < end:
         tag = body[at]
         number, at = _read_varint(body, at + 1, end)
-        if tag in (0x1A, 0x22):
+        if tag in (0x1A, 0x22, 0x3A):
             if at + number > end:
                 raise InvalidFrame("a delivery ends beyond its frame")
             if tag == 0x1A:
                 entry = body[at:at + number]
-            else:
+            elif tag == 0x22:
                 skip = bytes(body[at:at + number])
+            else:
+                picked = bytes(body[at:at + number])
             at += number
         elif tag in (0x08, 0x10, 0x28, 0x30):
             numbers[tag >> 3] = number
         else:
             return _generated_delivery(bytes(body))
     entry_id = numbers[2] - (1 << 64) if numbers[2] >> 63 else numbers[2]
-    return Delivered(numbers[1], entry_id, entry, skip, numbers[5] & 0xFFFFFFFF, numbers[6])
+    return Delivered(
+        numbers[1], entry_id, entry, skip, numbers[5] & 0xFFFFFFFF, numbers[6], picked)
 
 
 def _generated_delivery(body: bytes) -> Delivered:
@@ -137,5 +143,5 @@ def _generated_delivery(body: bytes) -> Delivered:
         raise InvalidFrame(f"not a delivery: {error}") from error
     return Delivered(
         delivery.ledger_id, delivery.entry_id, delivery.entry, delivery.skip,
-        delivery.redelivery_count, delivery.epoch,
+        delivery.redelivery_count, delivery.epoch, delivery.picked,
     )

@@ -1,0 +1,52 @@
+"""An entry cut down to some of its messages, for a consumer that wants no others."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from broker.cursor import full_mask
+from broker.stored_entry import StoredEntry
+from magnetar.entry import EntryView, indexes_of, parse_prefix, select
+from magnetar.errors import InvalidFrame, NotSupported
+
+_log = logging.getLogger(__name__)
+
+
+class Cut(NamedTuple):
+    """What a Delivery says of the entry: its bytes, and either bitmap."""
+
+    body: bytes
+    skip: bytes
+    picked: bytes
+
+
+def bitmap(bits: int, count: int) -> bytes:
+    """As the wire has it."""
+    return bits.to_bytes((count + 7) // 8, "little")
+
+
+def whole_entry(entry: StoredEntry, mask: int) -> Cut:
+    """The bytes as stored, with word of which messages are meant."""
+    everything = full_mask(entry.count)
+    skip = b"" if mask == everything else bitmap(everything & ~mask, entry.count)
+    return Cut(entry.body, skip, b"")
+
+
+def cut_entry(entry: StoredEntry, mask: int) -> Cut:
+    """Only the messages of `mask`, with the producer's checksums.
+
+    What cannot be opened goes out as stored, and its reader is told what is wrong with it:
+    nothing gets lost for being unreadable here. Costs a decompression of at most
+    MAX_UNCOMPRESSED_BYTES, whatever the entry claims.
+    """
+    if mask == full_mask(entry.count):
+        return Cut(entry.body, b"", b"")
+    _, batch = parse_prefix(entry.body)
+    prefix = entry.body[:len(entry.body) - len(batch)]
+    try:
+        part = select(EntryView(batch, verify=False), indexes_of(mask))
+    except (InvalidFrame, NotSupported) as error:
+        _log.warning("%s cannot be cut for a filter: %s", entry.position, error)
+        return whole_entry(entry, mask)
+    return Cut(prefix + part, b"", bitmap(mask, entry.count))
