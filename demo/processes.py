@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +15,16 @@ from typing import Final
 READY_LIMIT_S: Final = 30.0
 POLL_S: Final = 0.02
 STOP_LIMIT_S: Final = 10.0
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_DIE_WITH_PARENT: Final = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
+)
+"""Becomes the command after asking the kernel for SIGKILL when the parent ends. A `preexec_fn`
+would do so without another interpreter, but it makes Python fork, and a fork of a process in
+which gRPC runs can hang in gRPC's handlers; without one Python uses vfork, which calls none."""
 
 
 class ProcessFailed(Exception):
     """A child ended, or was not ready in time; the text holds the end of its log."""
-
-
-def _die_with_parent() -> None:
-    """Runs in the child: the kernel kills it when the thread that started it ends."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,8 @@ def start(
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, preexec_fn=_die_with_parent,
+            [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, *command],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             env={**os.environ, **(environment or {})},
         )  # fmt: skip
     return Child(name, process, log)

@@ -11,6 +11,7 @@ from magnetar import Client, InitialPosition, MessageId, Ticket
 READ_TOGETHER: Final = 10_000
 READ_LIMIT_MS: Final = 30_000
 TURN_S: Final = 0.001
+SEND_TIMEOUT_MS: Final = 120_000
 SENT_A_TURN: Final = 4
 """A few thousand a second: enough that something is always in flight."""
 
@@ -43,7 +44,7 @@ class Traffic:
         """Send until `stop`, then until everything sent has its outcome."""
         async with Client(self._url, operation_timeout_seconds=60) as client:
             producer = await client.create_producer(
-                self._topic, self._name, send_timeout_millis=0
+                self._topic, self._name, send_timeout_millis=SEND_TIMEOUT_MS
             )
             while not self._stopping.is_set():
                 for _ in range(SENT_A_TURN):
