@@ -11,7 +11,6 @@
     /bookies/cookies/BOOKIE                     the identity of a bookie's disks
     /bookies/state/BOOKIE                       what operators decided about a bookie
     /brokers/BROKER             (ephemeral)     a live broker
-    /locks/NAME                 (ephemeral)     single workers, such as the auditor
 
 Names that people choose are percent-encoded. BB is a hash of the topic's name (256 buckets),
 and a ledger's id is cut in three, so that no list of children comes near the 1 MB of a packet.
@@ -33,7 +32,6 @@ NEXT_LEDGER: Final = "/ledgers/next"
 LEDGERS: Final = "/ledgers/by-id"
 BOOKIES: Final = "/bookies/registered"
 BROKERS: Final = "/brokers"
-LOCKS: Final = "/locks"
 
 PERSISTENT: Final = "persistent://"
 _SAFE: Final = "~:@!$&'()*+,;="
@@ -124,6 +122,3 @@ def bookie_state(bookie_id: BookieId) -> str:
 def broker(broker_id: BrokerId) -> str:
     return f"{BROKERS}/{encode_name(broker_id)}"
 
-
-def lock(name: str) -> str:
-    return f"{LOCKS}/{encode_name(name)}"

@@ -44,7 +44,9 @@ SessionTimeout = Annotated[
 NodeId = Annotated[str, typer.Option("--id", help="Stable name of this node.")]
 Policies = Annotated[
     list[str] | None,
-    typer.Option("--policy", help="name=value, a default of the cluster; may be repeated."),
+    typer.Option(
+        "--policy", metavar="NAME=VALUE", help="A default of the cluster; may be repeated."
+    ),
 ]
 
 cluster_commands = typer.Typer(help="Prepare a cluster's metadata.", no_args_is_help=True)
@@ -74,7 +76,7 @@ def standalone(
     run(lambda: serve_standalone(settings))
 
 
-def metadata(
+def serve_metadata_command(
     data: DataFolder, host: Host = LOOPBACK, port: Port = 2180, admin_port: AdminPort = 0
 ) -> None:
     """Serve metadata to the processes of one machine, in place of ZooKeeper."""
@@ -86,12 +88,12 @@ def metadata(
 
 
 def bookie(
-    metadata_url: MetadataUrl,
+    metadata: MetadataUrl,
     data: DataFolder,
     host: Host = LOOPBACK,
     port: Port = 3181,
     admin_port: AdminPort = 8000,
-    bookie_id: NodeId = "",
+    id: NodeId = "",
     rack: Annotated[str, typer.Option(help="Copies are spread over racks.")] = "",
     advertised: Advertised = "",
     session_timeout_s: SessionTimeout = 6.0,
@@ -109,13 +111,13 @@ def bookie(
     from server.process import run
 
     settings = Bookie(
-        metadata_url=metadata_url,
+        metadata_url=metadata,
         session_timeout_s=session_timeout_s,
         data=data,
         listen=Address(host, port),
         admin_listen=Address(host, admin_port),
         advertised=_advertised(advertised),
-        bookie_id=bookie_id,
+        bookie_id=id,
         rack=rack,
         accept_loss=accept_loss,
     )
@@ -123,11 +125,11 @@ def bookie(
 
 
 def broker(
-    metadata_url: MetadataUrl,
+    metadata: MetadataUrl,
     host: Host = LOOPBACK,
     port: Port = 6650,
     admin_port: AdminPort = 8080,
-    broker_id: NodeId = "",
+    id: NodeId = "",
     advertised: Advertised = "",
     session_timeout_s: SessionTimeout = 6.0,
 ) -> None:
@@ -137,19 +139,19 @@ def broker(
     from server.process import run
 
     settings = Broker(
-        metadata_url=metadata_url,
+        metadata_url=metadata,
         session_timeout_s=session_timeout_s,
         listen=Address(host, port),
         admin_listen=Address(host, admin_port),
         advertised=_advertised(advertised),
-        broker_id=broker_id,
+        broker_id=id,
     )
     run(lambda: serve_broker(settings))
 
 
 @cluster_commands.command("init")
 def initialize(
-    metadata_url: MetadataUrl, policy: Policies = None, output: OutputOption = Output.TABLE
+    metadata: MetadataUrl, policy: Policies = None, output: OutputOption = Output.TABLE
 ) -> None:
     """Make the cluster's records; run again, it changes nothing but the policies named."""
     import asyncio
@@ -157,7 +159,7 @@ def initialize(
     from magnetar.cli.output import show
     from server.parts import initialize_metadata
 
-    cluster_id, policies = asyncio.run(initialize_metadata(metadata_url, policy or []))
+    cluster_id, policies = asyncio.run(initialize_metadata(metadata, policy or []))
     show([{"cluster": cluster_id, **policies}], output)
 
 
@@ -169,7 +171,7 @@ def _cluster() -> None:
 def register(app: typer.Typer) -> None:
     """Called by the command line through the entry point group `magnetar.commands`."""
     app.command("standalone")(standalone)
-    app.command("metadata")(metadata)
+    app.command("metadata")(serve_metadata_command)
     app.command("bookie")(bookie)
     app.command("broker")(broker)
     app.add_typer(cluster_commands, name="cluster")

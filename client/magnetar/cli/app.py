@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from magnetar import __version__
 from magnetar.cli import consume, perf, produce
-from magnetar.errors import MagnetarError
+from magnetar.errors import ConnectionFailed, MagnetarError
+
+HINT_NOBODY_THERE: Final = (
+    "; is it running there, and is the address right? `magnetar standalone --data DIR` "
+    "starts a server; --url, MAGNETAR_SERVICE_URL or --metadata name another"
+)
 
 app = typer.Typer(
     name="magnetar",
@@ -29,7 +35,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _read_settings(file: Path) -> dict[str, object]:
+def _read_settings(file: Path) -> dict[str, Any]:
     """The TOML file's tables: one for each command, keys as the long options with `_`."""
     import tomllib
 
@@ -37,6 +43,18 @@ def _read_settings(file: Path) -> dict[str, object]:
         return tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"cannot read {file}: {error}") from error
+
+
+def _refuse_unknown(command: Any, table: Mapping[str, Any], where: str) -> None:
+    """A misspelt setting must not be passed over."""
+    parts = getattr(command, "commands", {})
+    options = {one.name for one in command.params if "--config" not in one.opts}
+    for key, value in table.items():
+        if key in parts and isinstance(value, dict):
+            _refuse_unknown(parts[key], value, f"{where}[{key}] ")
+        elif key not in options:
+            known = ", ".join(sorted({*parts, *options} - {"_version", "help"}))
+            raise typer.BadParameter(f"{where}has no setting {key!r}; known: {known}")
 
 
 @app.callback()
@@ -52,6 +70,7 @@ def settings(
     """Options come from the command line, then MAGNETAR_<COMMAND>_<OPTION>, then the file."""
     if config is not None:
         context.default_map = _read_settings(config)
+        _refuse_unknown(context.command, context.default_map, f"{config}: ")
 
 
 app.command("produce")(produce.produce)
@@ -66,7 +85,8 @@ def main() -> None:
     try:
         app()
     except MagnetarError as error:
-        typer.echo(f"magnetar: {type(error).__name__}: {error}", err=True)
+        hint = HINT_NOBODY_THERE if isinstance(error, ConnectionFailed) else ""
+        typer.echo(f"magnetar: {type(error).__name__}: {error}{hint}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl
 
 MESSAGES_A_CALL = 1000
 
 
 def consume(
     topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
-    subscription: Annotated[str, typer.Option("-s", "--subscription")],
+    subscription: Annotated[
+        str, typer.Option("-s", "--subscription", help="Its position is kept under this name.")
+    ],
     count: Annotated[
         int, typer.Option("-n", "--count", min=0, help="Stop after so many; 0 is never.")
     ] = 0,
@@ -35,7 +37,7 @@ def consume(
     from magnetar.sync import Client
 
     with (
-        Client(url) as client,
+        Client(url, operation_timeout_seconds=TIMEOUT_S) as client,
         client.subscribe(
             topic,
             subscription,

@@ -14,6 +14,8 @@ ServiceUrl = Annotated[
     ),
 ]
 DEFAULT_URL = "magnetar://127.0.0.1:6650"
+TIMEOUT_S = 10.0
+"""How long a command waits for a server; a person waits, so less than a program would."""
 
 
 class Output(StrEnum):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl
 from magnetar.errors import InvalidArgument
 
 LINES_A_CALL = 512
@@ -53,16 +53,21 @@ def _pairs(given: list[str]) -> dict[str, str]:
 
 def produce(
     topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
-    message: Annotated[list[str] | None, typer.Option("-m", "--message")] = None,
+    message: Annotated[
+        list[str] | None,
+        typer.Option("-m", "--message", metavar="TEXT", help="One message; may be repeated."),
+    ] = None,
     file: Annotated[
-        list[str] | None, typer.Option("-f", "--file", help="A line a message; - is stdin.")
+        list[str] | None,
+        typer.Option("-f", "--file", metavar="FILE", help="A line a message; - is stdin."),
     ] = None,
     name: Annotated[
         str, typer.Option(help="Producer name: what was stored under it is not stored again.")
     ] = "",
     tag: Annotated[str, typer.Option(help="What consumers with --tags choose by.")] = "",
-    properties: Annotated[
-        list[str] | None, typer.Option("-p", "--property", help="KEY=VALUE, of every message.")
+    property: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--property", metavar="KEY=VALUE", help="Of every message."),
     ] = None,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
@@ -74,12 +79,12 @@ def produce(
         raise InvalidArgument("nothing to publish: give -m TEXT or -f FILE (- for stdin)")
     from magnetar.sync import Client
 
-    pairs = _pairs(properties or [])
+    pairs = _pairs(property or [])
     acknowledged = 0
     # A named run numbers its lines from 0, so that a repeated one is recognised line by line.
     first = -1 if name else None
     with (
-        Client(url) as client,
+        Client(url, operation_timeout_seconds=TIMEOUT_S) as client,
         client.create_producer(topic, producer_name=name, initial_sequence_id=first) as producer,
     ):
         try:
