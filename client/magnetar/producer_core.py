@@ -47,8 +47,12 @@ class ProducerLimits:
     queue_bytes: int = 16 << 20
     """Payload and overhead of all messages not yet acknowledged."""
     batches_in_flight: int = 64
-    eager_batches: int = 8
-    """With fewer in flight a batch goes out at once; with more it waits until it is full."""
+    eager_batches: int = 2
+    """With fewer in flight a batch goes out at once; with more it waits until it is full.
+
+    On a busy machine many small batches under way are what makes each of them late: at 1,000/s
+    on 2 cores p50 was 18 ms with 8, 13 ms with 4, 9 ms with 2 and 7 ms with 1 (medians of 3).
+    """
     batching: bool = True
 
 
