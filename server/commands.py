@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `magnetar --help` answe
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +53,12 @@ Policies = Annotated[
 cluster_commands = typer.Typer(help="Prepare a cluster's metadata.", no_args_is_help=True)
 
 
+def _load_without_collecting() -> None:
+    """What loading the rooms makes lives as long as the process: nothing to search for garbage.
+    `server.process` collects again once it serves."""
+    gc.disable()
+
+
 def _advertised(text: str) -> Address | None:
     from magnetar.runtime.network import Address
 
@@ -68,6 +75,7 @@ def standalone(
     admin_port: AdminPort = 8080,
 ) -> None:
     """A whole cluster in one process, every message durable on this disk."""
+    _load_without_collecting()
     from magnetar.runtime.network import Address
     from server.parts import Standalone, serve_standalone
     from server.process import run
@@ -80,6 +88,7 @@ def serve_metadata_command(
     data: DataFolder, host: Host = LOOPBACK, port: Port = 2180, admin_port: AdminPort = 0
 ) -> None:
     """Serve metadata to the processes of one machine, in place of ZooKeeper."""
+    _load_without_collecting()
     from magnetar.runtime.network import Address
     from server.parts import serve_metadata
     from server.process import run
@@ -106,6 +115,7 @@ def bookie(
     ] = False,
 ) -> None:
     """Run a storage node."""
+    _load_without_collecting()
     from magnetar.runtime.network import Address
     from server.parts import Bookie, serve_bookie
     from server.process import run
@@ -134,6 +144,7 @@ def broker(
     session_timeout_s: SessionTimeout = 6.0,
 ) -> None:
     """Run a broker. It keeps nothing on disk: start and stop as many as you need."""
+    _load_without_collecting()
     from magnetar.runtime.network import Address
     from server.parts import Broker, serve_broker
     from server.process import run

@@ -40,6 +40,7 @@ async def _serve(part: Part) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        gc.enable()
         print(announcement, file=sys.stderr, flush=True)
         await stopped.wait()
 

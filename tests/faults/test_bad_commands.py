@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import sys
@@ -63,6 +64,7 @@ def test_a_bad_order_is_told_in_words(
             main()
     finally:
         sys.setswitchinterval(interval_s)
+        gc.enable()
 
     assert ended.value.code in (1, 2)
     last_line = capsys.readouterr().err.strip().splitlines()[-1]
@@ -79,6 +81,7 @@ def start_in_vain(data: Path, capsys: pytest.CaptureFixture[str]) -> str:
             main()
     finally:
         sys.setswitchinterval(interval_s)
+        gc.enable()
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
