@@ -280,6 +280,12 @@ class Log:
             start = FILE_HEADER_BYTES
             # A file begins by telling which files there are, itself included.
             records = [files_record(self._files), *batch]
+        for record in batch:
+            if record.kind == RecordKind.FILES:
+                # Listed when it was appended: the log may have begun a file since, and a list
+                # that lacks it would have the next start unlink it.
+                now = files_record(self._files)
+                record.body, record.digest = now.body, now.digest
         header_at = len(parts)
         parts.append(b"")
         offset = start + COMMIT_HEADER_BYTES

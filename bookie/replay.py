@@ -73,6 +73,7 @@ class Replay:
         self._index = index
         self._outcome = ReplayOutcome()
         self._batch = IndexBatch()
+        self._reached: LogPosition | None = None
         self._deleted: set[LedgerId] = set()
         self._listed: tuple[FileId, ...] | None = None
         self._tail: list[FoundCommit] = []
@@ -100,6 +101,10 @@ class Replay:
             for file_id in sorted(self._files.listed):
                 if is_run(file_id):
                     await self._take_run(file_id)
+        if not outcome.limbo:
+            # With a loss to tell, the index stays before it until the limbo is recorded: a crash
+            # until then must find the damage again.
+            self._batch.position = self._reached
         self._write()
         return outcome
 
@@ -212,7 +217,7 @@ class Replay:
                 self._listed = self._parse_files(record)
                 if self._listed is not None:
                     self._batch.files = encode_files(self._listed)
-        self._batch.position = commit.end
+        self._reached = commit.end
         if len(self._batch.locations) >= _BATCH_RECORDS:
             self._write()
 
@@ -247,7 +252,6 @@ class Replay:
 
     async def _take_run(self, file_id: FileId) -> None:
         """Runs are complete when they are listed: whatever is unreadable is corruption."""
-        position, self._batch.position = self._batch.position, None
         self._write()
         for found in scan_file(self._files[file_id], file_id):
             if isinstance(found, Damage):
@@ -260,7 +264,6 @@ class Replay:
                 if record.header.kind == RecordKind.ADD:
                     self._apply_add(file_id, record)
             await asyncio.sleep(0)
-        self._batch.position = position
 
     def _write(self) -> None:
         self._index.write(self._batch)

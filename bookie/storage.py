@@ -460,7 +460,7 @@ class BookieStorage:
             return False
         for record in records:
             self._pending[record] = None
-            self._pending_bytes += len(record.body)
+            self._pending_bytes += _counted_bytes(record)
             self._log.append(record)
         statuses = [await self._settled(record) for record in records]
         return all(status is Status.OK for status in statuses)
@@ -488,7 +488,7 @@ class BookieStorage:
             record.stage = LOGGED
             if record in pending:
                 del pending[record]
-                self._pending_bytes -= len(record.body)
+                self._pending_bytes -= _counted_bytes(record)
             if record.kind == RecordKind.ADD:
                 ledger = table.get(record.ledger_id)
                 ledger.in_flight -= 1
@@ -506,7 +506,7 @@ class BookieStorage:
         for record in records:
             record.stage = DROPPED
             self._pending.pop(record, None)
-            self._pending_bytes -= len(record.body)
+            self._pending_bytes -= _counted_bytes(record)
             if record.kind == RecordKind.LEDGER_STATE:
                 self._table.unpin(record.ledger_id)
                 continue
@@ -577,3 +577,8 @@ class BookieStorage:
             (deleted if LedgerState.decode(stored).deleted else found).add(ledger_id)
         deleted |= {ledger.ledger_id for ledger in self._table if ledger.deleted}
         return sorted(found - deleted)
+
+
+def _counted_bytes(record: LogRecord) -> int:
+    """Of `pending_bytes`. The log renews a list of files when it writes it, so that is nothing."""
+    return 0 if record.kind == RecordKind.FILES else len(record.body)

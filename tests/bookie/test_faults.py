@@ -10,7 +10,7 @@ import pytest
 
 from bookie.ledger_state import ALL_LEDGERS, NO_LEDGERS
 from bookie.record import FILE_HEADER_BYTES
-from bookie.replay import ReplayOutcome
+from bookie.replay import Replay, ReplayOutcome
 from ledger.wire import Status
 from magnetar.ids import LedgerId
 from tests.bookie.house import LEDGER, LIMITS, House, house, request
@@ -188,6 +188,27 @@ async def test_a_damaged_file_header_loses_no_entry() -> None:
         await it.crash(kept_batches=-1, damage=lambda disk: disk.rot(name, 3))
         assert len(await it.bodies(0, 5)) == 5
         assert it.storage.node_state.limbo_epoch == 1
+
+
+async def test_a_crash_before_the_limbo_is_recorded_finds_the_damage_again() -> None:
+    """Simulator, seed 785: the index had gone past the damage, and the limbo was forgotten."""
+    async with house() as it:
+        for entry in range(10):
+            await it.fill(1, first=entry)
+        it.storage.kill()
+        await asyncio.sleep(0)
+        disk = it.disk = it.disk.crash()
+        it.index = it.index.crash(0)
+        name = disk.names("log")[-1]
+        disk.rot(name, len(disk.read(name)) // 2 - 40)
+        storage = it._new()
+        await storage.files.open_present()
+        first = await Replay(storage.files, it.index).run()
+        assert first.limbo
+
+        again = await Replay(storage.files, it.index).run()
+
+        assert again.limbo
 
 
 async def test_accepting_the_loss_ends_the_limbo_and_is_written_down() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from bookie.compaction import Compactor
 from bookie.garbage import TOMBSTONE_AGE_MS, GarbageCollector
+from bookie.log import files_record
 from bookie.storage import BookieStorage
 from ledger.wire import Status
 from magnetar.errors import ConnectionLoss
@@ -260,3 +261,23 @@ async def test_a_run_that_fills_the_disk_is_unlinked() -> None:
             await gc.collect()
         assert it.disk.names("run-") == []
         assert len(await it.bodies(0, 100, ledger=2)) == 60
+
+
+async def test_a_list_of_files_made_before_a_new_file_began_does_not_unlink_it() -> None:
+    """Simulator, seed 226: compaction's list met the roll of the log, and came after its own."""
+    async with house(SMALL_FILES) as it:
+        entries = 0
+        while it.storage.files[it.storage.log.active_file_id].size_bytes < SMALL_FILES.file_bytes:
+            await it.fill(1, first=entries)
+            entries += 1
+        full = it.storage.log.active_file_id
+        assert await it.storage.write_records([files_record(it.storage.files)])
+        assert it.storage.log.active_file_id > full
+        await it.fill(5, first=entries)
+        await it.fill(5, first=entries + 5)
+        await it.indexed()
+        assert it.storage.pending_bytes == 0
+
+        await it.crash()
+
+        assert len(await it.bodies(0, 1000)) == entries + 10

@@ -17,13 +17,19 @@ FAULT_KINDS = (
     "cut_all_bookies", "part_client_broker", "two_bookies_down", "move_owner", "shared_store_delay",
     "zombie_owner", "slow_beside_dead", "takeover_and_strike", "stall_index",
     "forgotten_fence", "replace_and_takeover", "lost_ensemble_write", "failed_sync_then_cut",
+    "stall_and_takeover", "rot_and_restart",
 )
 COMBINATIONS = (
     "zombie_owner", "slow_beside_dead", "slow_beside_dead", "takeover_and_strike",
     "forgotten_fence", "forgotten_fence", "forgotten_fence", "replace_and_takeover",
     "lost_ensemble_write", "lost_ensemble_write", "lost_ensemble_write", "failed_sync_then_cut",
+    "stall_and_takeover", "rot_and_restart",
 )
-SCENARIO_SHARE = 0.6
+SCENARIO_SHARE = 0.65
+REPLACING = ("slow_beside_dead", "replace_and_takeover", "lost_ensemble_write")
+"""These teach something only where a bookie is left to replace another with."""
+COPIES_MATTER = ("slow_beside_dead", "rot_and_restart")
+"""Here the ack quorum is often the write quorum, so that one copy too few shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +75,17 @@ class Config:
 def draw(seed: int, workload: str) -> Config:
     """The configuration of a seed."""
     chance = random.Random(f"{seed}/config")
-    bookie_count = chance.choice((3, 3, 4, 4, 5))
-    quorums = chance.choice(
-        (Quorums(3, 3, 2),) * 4 + (Quorums(3, 2, 2),) * 2
-        + (Quorums(3, 2, 1), Quorums(2, 2, 2))
-        + ((Quorums(4, 3, 2),) if bookie_count >= 4 else ())
-        + ((Quorums(5, 3, 2),) if bookie_count >= 5 else ())
-    )
     phase_s = chance.uniform(4.0, 5.5)
+    faults = _draw_faults(chance, phase_s)
+    bookie_count = chance.choice((4, 4, 5) if faults[0].kind in REPLACING else (3, 3, 4, 4, 5))
+    quorums = _draw_quorums(chance, bookie_count)
+    if faults[0].kind in COPIES_MATTER and chance.random() < 0.6:
+        quorums = chance.choice((Quorums(3, 2, 2), Quorums(2, 2, 2)))
     config = Config(
         seed, workload, bookie_count, quorums,
         publish_target=chance.randrange(310, 380),
         fault_phase_s=phase_s,
-        faults=_draw_faults(chance, phase_s),
+        faults=faults,
         max_ledger_entries=chance.choice((15, 40, 1_000)),
         slow_bookie_bytes=chance.choice((1_500, 64 << 20, 64 << 20)),
         add_timeout_s=chance.choice((0.4, 1.0, 3.0)),
@@ -111,6 +115,15 @@ def draw(seed: int, workload: str) -> Config:
         config.store.delay_max_s = min(config.store.delay_max_s, 0.005)
         config.links.delay_max_s = min(config.links.delay_max_s, 0.002)
     return config
+
+
+def _draw_quorums(chance: random.Random, bookie_count: int) -> Quorums:
+    return chance.choice(
+        (Quorums(3, 3, 2),) * 4 + (Quorums(3, 2, 2),) * 2
+        + (Quorums(3, 2, 1), Quorums(2, 2, 2))
+        + ((Quorums(4, 3, 2),) if bookie_count >= 4 else ())
+        + ((Quorums(5, 3, 2),) if bookie_count >= 5 else ())
+    )
 
 
 def _draw_faults(chance: random.Random, phase_s: float) -> list[PlannedFault]:

@@ -78,6 +78,7 @@ class Machine:
         self.torn_tails = 0
         self.rotten: list[tuple[str, int]] = []
         self._life = 0
+        self._newest = ""
         self._flying: list[Append] = []
 
     def boot(self) -> SimDisk:
@@ -134,13 +135,18 @@ class Machine:
                         f"{file.durable_bytes}+{loose}->{len(file.content)}")
         file.append_starts = [s for s in file.append_starts if s < file.durable_bytes]
 
-    def rot(self) -> bool:
-        """Flip one byte of durable data before the newest append; False if there is none."""
+    def rot(self, recent: bool = False) -> bool:
+        """Flip one byte of durable data before the newest append; False if there is none.
+
+        `recent`: in the later half of the file written last.
+        """
         places = [(n, f.rot_limit()) for n, f in sorted(self.files.items()) if f.rot_limit() > 0]
+        if recent:
+            places = [place for place in places if place[0] == self._newest]
         if not places:
             return False
         name, limit = places[self.chance.randrange(len(places))]
-        offset = self.chance.randrange(limit)
+        offset = self.chance.randrange(limit // 2 if recent else 0, limit)
         self.files[name].content[offset] ^= 1 << self.chance.randrange(8)
         self.rotten.append((name, offset))
         self.trace.note(f"rot {self.name}/{name}", offset)
@@ -202,6 +208,7 @@ class SimFile:
     def _complete(self, append: Append) -> None:
         machine, state = self._disk.machine, self._state
         machine._flying.remove(append)
+        machine._newest = state.name
         state.append_starts.append(len(state.content))
         state.content += append.data
         machine.trace.note(f"sync {machine.name}/{state.name}", len(state.content))

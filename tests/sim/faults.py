@@ -188,21 +188,26 @@ class FaultInjector:
         dead = self._chance.choice(bookies)
         late_s = 0.7 * self._world.config.add_timeout_s
         steps: list[Undo | None] = [
-            self._delay(bookie.name, owner.name, self._chance.uniform(0.1, 1.0) * late_s)
+            self._delay(bookie.name, owner.name, self._chance.uniform(0.3, 1.0) * late_s)
             for bookie in bookies if bookie is not dead
         ]
-        steps.append(self._shared_store_delay())
+        if self._chance.random() < 0.5:
+            steps.append(self._shared_store_delay())
+        else:
+            steps.append(self._slow_ensemble_write())
 
         def die() -> None:
-            dead.stop(self._chance.random() < 0.5)
+            # A power cut is noticed by a timeout only, when the late answers are in.
+            dead.stop(self._chance.random() < 0.2)
 
         if self._chance.random() < 0.5:
             steps.append(self._kill_replacement())
-        if self._chance.random() < 0.7:
+        if self._chance.random() < 0.5:
             self._world.rare.ack_strikes[dead.name] = self._unless_healed(die)
             steps.append(self._world.rare.ack_strikes.clear)
         else:
-            self._world.loop.after(self._chance.uniform(0.02, 0.3), self._unless_healed(die))
+            at_s = self._chance.uniform(0.02, max(0.3, late_s))
+            self._world.loop.after(at_s, self._unless_healed(die))
         return self._all_of(*steps, dead.start)
 
     def _forgotten_fence(self) -> Undo | None:
@@ -278,6 +283,19 @@ class FaultInjector:
             owner.start()
             for victim in victims:
                 victim.start()
+
+        return undo
+
+    def _slow_ensemble_write(self) -> Undo:
+        """The metadata become slow just when an ensemble is written."""
+        rare = self._world.rare
+        slow: list[Undo] = []
+        rare.on_ensemble_write = lambda: slow.append(self._shared_store_delay())
+
+        def undo() -> None:
+            rare.on_ensemble_write = None
+            for step in slow:
+                step()
 
         return undo
 
@@ -370,6 +388,33 @@ class FaultInjector:
                 step()
 
         return undo
+
+    def _stall_and_takeover(self) -> Undo | None:
+        """The indexes of most bookies take no writes when a successor must recover."""
+        world, chance = self._world, self._chance
+        stalled = chance.sample(world.bookies, len(world.bookies) - chance.choice((0, 0, 0, 1)))
+        for bookie in stalled:
+            bookie.index_stalled = True
+        world.loop.after(chance.uniform(0.0, 0.4), self._unless_healed(world.move_owner))
+
+        def undo() -> None:
+            for bookie in stalled:
+                bookie.index_stalled = False
+
+        return undo
+
+    def _rot_and_restart(self) -> Undo | None:
+        """Damage that the rotting bookie meets in the replay of what its index lacks."""
+        bookie = self._world.bookies[self._rotting]
+        if self._world.config.quorums.ack_quorum < 2 or not bookie.running:
+            return None
+        if not bookie.machine.rot(recent=True):
+            return None
+        self._bounce(bookie)()
+        if self._chance.random() < 0.5:
+            at_s = self._chance.uniform(0.1, 0.5)
+            self._world.loop.after(at_s, self._unless_healed(self._world.move_owner))
+        return bookie.start
 
     def _takeover_and_strike(self) -> Undo | None:
         """A successor recovers while bookies fall over just when they answered its fence."""
@@ -542,7 +587,7 @@ class FaultInjector:
         self._world.service.expire(broker.store)
         return _nothing
 
-    def _shared_store_delay(self) -> Undo | None:
+    def _shared_store_delay(self) -> Undo:
         """Slow metadata: much happens while a compare-and-set is in flight."""
         times = self._world.service.times
         before = times.delay_max_s

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.sim.mutant_catalog import CATALOG, Mutant
+from tests.sim.run import cpu_s
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("metadata", "ledger", "bookie", "tenants", "broker", "client/magnetar")
@@ -115,7 +116,7 @@ def main() -> int:
             missed += verdict.seed is None
             _tell(verdict)
     print(f"\n{len(chosen) - missed} of {len(chosen)} mutants found in "
-          f"{time.perf_counter() - started:.1f} s")
+          f"{time.perf_counter() - started:.1f} s ({cpu_s():.1f} s of CPU)")
     return 1 if missed else 0
 
 

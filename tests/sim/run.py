@@ -11,6 +11,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import resource
 import sys
 import threading
 import time
@@ -158,8 +159,9 @@ class Summary:
     def print(self, elapsed_s: float) -> None:
         from tests.sim.rare_states import REQUIRED
 
-        print(f"\n{self.seeds} seeds ({_listed(self.workloads)}) in {elapsed_s:.1f} s: "
-              f"{len(self.failed)} failed; {self.acknowledged} publishes acknowledged, "
+        print(f"\n{self.seeds} seeds ({_listed(self.workloads)}) in {elapsed_s:.1f} s "
+              f"({cpu_s():.1f} s of CPU): {len(self.failed)} failed; "
+              f"{self.acknowledged} publishes acknowledged, "
               f"at least {self.least_acknowledged} and {self.least_faults} faults a seed; "
               f"{self.virtual_s:.0f} virtual s, {self.steps} steps")
         print("faults: " + _listed(self.faults))
@@ -175,6 +177,12 @@ class Summary:
                   f"{self.rare_total[name]:8}{mark}")
         if self.failed:
             print("failed seeds:", *self.failed[:50])
+
+
+def cpu_s() -> float:
+    """Used by this process and by all that it started and that ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _listed(counter: Counter[str]) -> str:
