@@ -3,6 +3,6 @@
 The room guards three promises: a receipt is sent only for what Qa bookies hold, an acknowledged
 message is never delivered again and an unacknowledged one never skipped, and no client reaches a
 ledger that is not its topic's. Start reading at `broker` (the transport-free core that a
-simulator can drive), then `topic` (publishing) and `subscription` (consuming); `service` puts
+simulator can drive), then `topic`, `publishing` and `subscription` (consuming); `service` puts
 gRPC in front, `node` makes it a process.
 """

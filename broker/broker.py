@@ -28,9 +28,10 @@ from broker.conversation import (
 )
 from broker.ownership import Decision, Ownership, Probe, Verdict
 from broker.producer_session import ProducerSession
+from broker.publishing import TopicCounters
 from broker.settings import BrokerSettings
 from broker.tail_cache import TailCache
-from broker.topic import Topic, TopicCounters
+from broker.topic import Topic
 from broker.topic_log import TopicLog
 from broker.topic_registry import TopicRegistry
 from ledger.driver import LedgerStore

@@ -40,7 +40,8 @@ class BrokerMetrics(Collector):
         subscriptions = [one for topic in topics for one in topic.subscriptions()]
         for name, text, level in (
             ("topics", "Loaded topics", len(topics)),
-            ("producers", "Connected producers", sum(len(one.producers) for one in topics)),
+            ("producers", "Connected producers",
+             sum(len(one.publishing.producers) for one in topics)),
             ("consumers", "Connected consumers", sum(len(one.consumers) for one in subscriptions)),
             ("subscriptions", "Subscriptions of loaded topics", len(subscriptions)),
             ("backlog_messages", "Messages not acknowledged, over all subscriptions",
@@ -117,7 +118,7 @@ class BrokerHttp:
                 {
                     "name": topic.name,
                     "epoch": topic.log.log.owner.epoch,
-                    "producers": len(topic.producers),
+                    "producers": len(topic.publishing.producers),
                     "end_ordinal": topic.log.end_ordinal,
                     "blocked": topic.log.log.blocked_reason,
                     "subscriptions": [

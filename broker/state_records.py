@@ -26,6 +26,9 @@ class SubscriptionKind(IntEnum):
 
     EXCLUSIVE = 0
     SHARED = 1
+    FAILOVER = 2
+    KEY_SHARED = 3
+    BROADCAST = 4
 
 
 @dataclass(frozen=True, slots=True)

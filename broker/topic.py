@@ -1,55 +1,41 @@
-"""A topic on its owner: producers, the way of a batch into the log, and its subscriptions.
+"""A topic on its owner: what holds publishing and subscriptions together, and how it ends.
 
-A batch is checked, compared with what its source stored before, given its place in the order of
-the log, and acknowledged once Qa bookies hold it. When the log or the state ledger fails, the
-topic closes: every session is told that the outcome of what was in flight is unknown, and the
-next owner, which may be this broker, rebuilds everything from what is durable.
+When the log or the state ledger fails, the topic closes: every session is told that the outcome
+of what was in flight is unknown, and the next owner, which may be this broker, rebuilds
+everything from what is durable.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
-
-from crc32c import crc32c
 
 from broker.consumer_session import ConsumerSession
 from broker.conversation import (
-    ChecksumMismatch,
     OnDeliveries,
     OnEnded,
     OnReceipts,
     OpenConsumer,
-    Receipt,
 )
-from broker.deduplication import BatchInFlight, Source
 from broker.producer_session import ProducerSession
+from broker.publishing import Publishing, TopicCounters
 from broker.retention import Retention
 from broker.settings import BrokerLimits
 from broker.state_records import StateRecord, SubscriptionCreated, SubscriptionDeleted
-from broker.stored_entry import StoredEntry
 from broker.subscription import Subscription
 from broker.topic_log import TopicLog
 from broker.topic_state import OnDone, TopicState
 from ledger.managed_log import LogPolicy
-from magnetar.entry import check, parse_header
 from magnetar.errors import (
     ConnectionFailed,
     InvalidArgument,
-    InvalidFrame,
     MagnetarError,
-    MessageTooLarge,
     NotOwner,
-    NotSupported,
     OperationTimeout,
-    ProducerFenced,
-    SequenceOverlap,
     SubscriptionNotFound,
 )
 from magnetar.runtime.clock import Clock
-from magnetar.runtime.network import Buffer
 from tenants.policies import TopicPolicies
 
 
@@ -58,18 +44,6 @@ class DispatchGate(Protocol):
 
     @property
     def open(self) -> bool: ...
-
-
-@dataclass(slots=True)
-class TopicCounters:
-    """What the topics of a broker did, for the metrics."""
-
-    published_messages: int = 0
-    published_batches: int = 0
-    published_bytes: int = 0
-    duplicate_batches: int = 0
-    refused_batches: int = 0
-    failed_topics: int = 0
 
 
 class Topic:
@@ -90,13 +64,11 @@ class Topic:
         self._on_closed = on_closed
         self.state = TopicState(log, limits, self._restored_subscription, self.fail)
         self.retention = Retention(log, self.state, policies, clock)
-        self.producers: dict[str, ProducerSession] = {}
+        self.publishing = Publishing(self, log, self.state, limits, clock, counters)
         self._temporary: list[Subscription] = []
         self._consumer_ids = 0
-        self._names_given = 0
         self._exclusive_held_back = False
         self._held_back_end: asyncio.TimerHandle | None = None
-        self._room_waiters: list[asyncio.Future[None]] = []
         self._opening: set[str] = set()
         self._notify_scheduled = False
         self.closing = False
@@ -114,15 +86,11 @@ class Topic:
         return self._name
 
     @property
-    def congested(self) -> bool:
-        """More bytes are on their way to the bookies than may be."""
-        return self.log.pending_bytes > self._limits.pending_publish_bytes
-
-    @property
     def in_use(self) -> bool:
         """A producer or consumer is connected, or comes."""
         return bool(
-            self.producers or self._opening or self._temporary or self.log.pending_entries
+            self.publishing.producers or self.publishing.opening or self._opening
+            or self._temporary or self.log.pending_entries
             or any(one.consumers for one in self.state.subscriptions.values())
         )
 
@@ -130,7 +98,7 @@ class Topic:
         """All of them, readers too."""
         return [*self.state.subscriptions.values(), *self._temporary]
 
-    def _refuse_if_closing(self) -> None:
+    def refuse_if_closing(self) -> None:
         if self.closing:
             raise NotOwner(f"this broker gives up {self._name}; look it up again")
 
@@ -139,66 +107,20 @@ class Topic:
     async def open_producer(
         self, name: str, epoch: int, reply: OnReceipts, ended: OnEnded
     ) -> ProducerSession:
-        """A producer; an empty name gets an automatic one.
+        """See Publishing.open_producer."""
+        return await self.publishing.open_producer(name, epoch, reply, ended)
 
-        Waits until no batch of an earlier session of the name is in flight, so that
-        `last_sequence_id` is what is really stored. Raises ProducerFenced, InvalidArgument.
-        """
-        self._refuse_if_closing()
-        new_name = not name
-        if new_name:
-            self._names_given += 1
-            name = f"~{self.log.log.owner.epoch}-{self._names_given}"
-        elif len(name.encode()) > 1024:
-            raise InvalidArgument("a producer name has at most 1024 bytes")
-        if len(self.producers) >= self._limits.producers_a_topic and name not in self.producers:
-            raise InvalidArgument(f"{self._name} has all the producers it may have")
-        source = self.state.sources.open(name, epoch, new_name=new_name)
-        before = self.producers.pop(name, None)
-        if before is not None:
-            before.end(_taken_over(name, before.producer_epoch == source.epoch))
-            source.idle_since_ms = 0
-        session = ProducerSession(
-            self, source, reply, ended, self.policies.max_message_size_bytes
-        )
-        self.producers[name] = session
-        self._opening.add(name)
-        try:
-            if source.in_flight:
-                await self._stored(source.in_flight[-1])
-            if not source.automatic:
-                await self._durable_epoch()
-        except BaseException:
-            session.close()
-            raise
-        finally:
-            self._opening.discard(name)
-        self._refuse_if_closing()
-        if session.closed:
-            raise _taken_over(name, session.producer_epoch == source.epoch)
-        session.last_sequence_id = source.last_stored
-        return session
+    def touch(self) -> None:
+        """Somebody uses the topic, or did until now."""
+        self.last_used_s = self._clock.monotonic_s()
 
-    async def _stored(self, batch: BatchInFlight) -> None:
-        """Wait for this batch and no other; raises NotOwner when the topic closes before."""
-        is_stored = False
+    def something_stored(self) -> None:
+        """Look once, soon, whether consumers want it."""
+        if not self._notify_scheduled:
+            self._notify_scheduled = True
+            asyncio.get_running_loop().call_soon(self.wake_dispatch)
 
-        def stored(_entry: StoredEntry) -> None:
-            nonlocal is_stored
-            is_stored = True
-
-        batch.waiting.append(stored)
-        while not is_stored:
-            self._refuse_if_closing()
-            # Woken as well by every other batch, and by the end of the topic.
-            await self._room_or_end()
-
-    async def _room_or_end(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._room_waiters.append(waiter)
-        await waiter
-
-    async def _durable_epoch(self) -> None:
+    async def durable_epoch(self) -> None:
         """An epoch counts once it would survive this owner."""
         done: asyncio.Future[MagnetarError | None] = asyncio.get_running_loop().create_future()
 
@@ -211,121 +133,6 @@ class Topic:
         if error is not None:
             raise error
 
-    def producer_closed(self, session: ProducerSession) -> None:
-        """Called by the session when its stream ended."""
-        self.last_used_s = self._clock.monotonic_s()
-        if self.producers.get(session.producer_name) is session:
-            del self.producers[session.producer_name]
-            self.state.sources.closed(session.source, self._clock.wall_ms())
-
-    def publish(self, session: ProducerSession, batch: Buffer) -> None:
-        """Take one batch of a session; see ProducerSession.publish."""
-        if self.closing:
-            return
-        header = parse_header(batch)
-        receipt = Receipt(header.first_sequence_id, header.count)
-        session.expect(receipt)
-        if len(batch) > self.policies.max_message_size_bytes:
-            self._refuse(session, receipt, MessageTooLarge(
-                f"a batch of {len(batch)} bytes; this topic takes"
-                f" {self.policies.max_message_size_bytes}"
-            ))
-            return
-        try:
-            check(batch, header)
-        except InvalidFrame:
-            if crc32c(memoryview(batch)[4:]) != int.from_bytes(batch[:4], "little"):
-                raise ChecksumMismatch("a batch was damaged on its way; send it again") from None
-            raise
-        if header.delayed:
-            self._refuse(session, receipt, NotSupported(
-                "deliver_at is not yet supported by this version; send without it"
-            ))
-            return
-        source = session.source
-        if header.producer_name != source.name:
-            self._refuse(session, receipt, InvalidArgument(
-                f"the batch names producer {header.producer_name!r}, the stream {source.name!r}"
-            ))
-            return
-        first, last = header.first_sequence_id, header.last_sequence_id
-        if self.policies.deduplication and self._known(session, receipt, first, last):
-            return
-        flying = source.push(first, last)
-
-        def stored(result: StoredEntry | MagnetarError) -> None:
-            self._batch_stored(session, receipt, flying, result)
-
-        self.log.append(batch, header.count, stored)
-
-    def _known(
-        self, session: ProducerSession, receipt: Receipt, first: int, last: int
-    ) -> bool:
-        """True when the batch was seen before, and its receipt is taken care of."""
-        source = session.source
-        try:
-            known = source.check(first, last)
-        except SequenceOverlap as error:
-            session.barred = True
-            overlap = error
-            if source.in_flight:
-                # Told only once what it overlaps is durable: the producer drops that part.
-                source.in_flight[-1].waiting.append(
-                    lambda _entry: session.settle(receipt, error=overlap)
-                )
-            else:
-                session.settle(receipt, error=overlap)
-            return True
-        if known is None:
-            return False
-        self._counters.duplicate_batches += 1
-        if isinstance(known, BatchInFlight):
-            known.waiting.append(
-                lambda entry: session.settle(receipt, entry.ledger_id, entry.entry_id)
-            )
-        else:
-            session.settle(receipt, known.ledger_id, known.entry_id)
-        return True
-
-    def _refuse(self, session: ProducerSession, receipt: Receipt, error: MagnetarError) -> None:
-        self._counters.refused_batches += 1
-        session.settle(receipt, error=error)
-
-    def _batch_stored(
-        self, session: ProducerSession, receipt: Receipt, flying: BatchInFlight,
-        result: StoredEntry | MagnetarError,
-    ) -> None:
-        if isinstance(result, MagnetarError):
-            self.fail(result)
-            return
-        if self.closed:
-            return
-        source: Source = session.source
-        self.state.sources.stored(source, flying, result.ledger_id, result.entry_id)
-        self._counters.published_batches += 1
-        self._counters.published_messages += result.count
-        self._counters.published_bytes += len(result.body)
-        session.settle(receipt, result.ledger_id, result.entry_id)
-        for waiting in flying.waiting:
-            waiting(result)
-        self.state.entry_stored(len(result.body))
-        if self._room_waiters and self.log.pending_bytes <= self._limits.pending_publish_bytes // 2:
-            self._release_waiters()
-        if not self._notify_scheduled:
-            self._notify_scheduled = True
-            asyncio.get_running_loop().call_soon(self.wake_dispatch)
-
-    async def until_uncongested(self) -> None:
-        """Wait for room; returns as well when the topic closes."""
-        while self.congested and not self.closing:
-            await self._room_or_end()
-
-    def _release_waiters(self) -> None:
-        waiters, self._room_waiters = self._room_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
     # --- consumers
 
     async def open_consumer(
@@ -333,7 +140,7 @@ class Topic:
         backlog_bytes: Callable[[], int] = lambda: 0,
     ) -> ConsumerSession:
         """A consumer or reader. Raises ConsumerBusy, InvalidArgument."""
-        self._refuse_if_closing()
+        self.refuse_if_closing()
         marker = f"consumer of {request.subscription}"
         self._opening.add(marker)
         try:
@@ -349,7 +156,7 @@ class Topic:
             self._opening.discard(marker)
         if self.closing:
             session.close()
-            self._refuse_if_closing()
+            self.refuse_if_closing()
         return session
 
     async def _subscription(self, request: OpenConsumer) -> Subscription:
@@ -421,7 +228,7 @@ class Topic:
 
     def subscription_idle(self, subscription: Subscription) -> None:
         """The last consumer left; what is not durable ends with it."""
-        self.last_used_s = self._clock.monotonic_s()
+        self.touch()
         if not subscription.durable:
             subscription.close()
             if subscription in self._temporary:
@@ -522,13 +329,13 @@ class Topic:
             async with asyncio.timeout(self._limits.drain_timeout_s):
                 while self.log.pending_entries and not self.closed:
                     await self._clock.sleep(0.005)
-                for session in list(self.producers.values()):
+                for session in list(self.publishing.producers.values()):
                     session.flush()
                 for subscription in self.subscriptions():
                     subscription.dispatcher.paused = True
                     await subscription.flushed()
                 if not self.closed and self.state.checkpoint_is_due:
-                    await self._durable_epoch()
+                    await self.durable_epoch()
                 if not self.closed:
                     await self.log.log.close()
         except TimeoutError:
@@ -541,8 +348,8 @@ class Topic:
         self.closing = self.closed = True
         if self._held_back_end is not None:
             self._held_back_end.cancel()
-        self._release_waiters()
-        for producer in list(self.producers.values()):
+        self.publishing.release_waiters()
+        for producer in list(self.publishing.producers.values()):
             producer.end(error)
         for subscription in self.subscriptions():
             subscription.close()
@@ -552,9 +359,3 @@ class Topic:
         self.log.log.abandon(str(error))
         self._on_closed(self)
 
-
-def _taken_over(name: str, same_producer: bool) -> MagnetarError:
-    """A producer that reconnects may be overtaken by an opening it gave up: it tries again."""
-    if same_producer:
-        return ConnectionFailed(f"another stream of producer {name!r} came later; open it again")
-    return ProducerFenced(f"a newer producer took over the name {name!r}")

@@ -9,4 +9,4 @@ plugins="$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'
 PATH="$plugins:$PATH" "$python" -m grpc_tools.protoc \
   --proto_path=magnetar/wire=proto \
   --python_out=client --grpc_python_out=client --mypy_out=client --mypy_grpc_out=client \
-  magnetar/wire/broker.proto
+  $(cd proto && printf 'magnetar/wire/%s ' *.proto)

@@ -13,7 +13,11 @@ class ConsumerType(Enum):
     Shared = "shared"
     """Any number of consumers, each message goes to one of them, without order."""
     Failover = "failover"
+    """One consumer at a time, which gets everything in order; the others stand by."""
     KeyShared = "key_shared"
+    """Any number of consumers; a key goes to one of them at a time, in order."""
+    Broadcast = "broadcast"
+    """Every member gets everything, and keeps a position of its own under its name."""
 
 
 class InitialPosition(Enum):

@@ -10,10 +10,14 @@
     ├── ConnectionFailed           no server reached, or the link was lost
     ├── AlreadyClosed              the object was closed by its user
     ├── ProducerQueueFull          back-pressure: await `ready()` or use `send_many`
-    ├── ProducerFenced             another producer took over the name
+    ├── ProducerFenced             another producer took over the name, or the topic
+    ├── ProducerBusy               the topic has an exclusive producer, or others
+    ├── BacklogQuotaExceeded       consumers are too far behind for the topic to take more
+    ├── TopicTerminated            the topic takes no more messages, for ever
     ├── SequenceOverlap            part of the batch is already stored
     ├── ConsumerBusy               an exclusive subscription has its consumer
-    ├── TopicNotFound / SubscriptionNotFound
+    ├── TopicNotFound / SubscriptionNotFound / MessageNotFound
+    ├── ResourceExists / ResourceNotFound / ResourceInUse      as administrators see it
     ├── NotOwner                   another broker owns the topic
     ├── Unauthorized               the peer did not prove who it is
     ├── MetadataError
@@ -77,7 +81,21 @@ class ProducerQueueFull(MagnetarError):
 
 
 class ProducerFenced(MagnetarError):
-    """A newer producer took over this name; stop, or choose another name."""
+    """A newer producer took over this name, or the topic; stop, or choose another name."""
+
+
+class ProducerBusy(MagnetarError):
+    """The topic has an exclusive producer, or others beside one that wants to be; wait for it
+    (`WaitForExclusive`) or fence it off (`ExclusiveWithFencing`)."""
+
+
+class BacklogQuotaExceeded(MagnetarError):
+    """The topic's consumers are too far behind: consume, raise `backlog_quota_bytes`, or delete
+    the subscription that holds the backlog."""
+
+
+class TopicTerminated(MagnetarError):
+    """The topic was terminated: it takes no more messages, and ends after its last one."""
 
 
 class SequenceOverlap(MagnetarError):
@@ -98,6 +116,22 @@ class TopicNotFound(MagnetarError):
 
 class SubscriptionNotFound(MagnetarError):
     """The subscription does not exist."""
+
+
+class MessageNotFound(MagnetarError):
+    """The topic has no such message: never had, or deleted it."""
+
+
+class ResourceExists(MagnetarError):
+    """There is one of that name already."""
+
+
+class ResourceNotFound(MagnetarError):
+    """There is none of that name."""
+
+
+class ResourceInUse(MagnetarError):
+    """It is not empty, or somebody uses it; remove what uses it first, or force it."""
 
 
 class NotOwner(MagnetarError):

@@ -161,7 +161,7 @@ async def test_a_relay_serves_clients_that_cannot_reach_the_owner() -> None:
             reply = pb.ProduceReply.FromString(await stream.read())
             assert reply.opened.producer_name == "p"
             assert two.service.relay.streams == 1
-            assert len((await one.node.topic()).producers) == 1
+            assert len((await one.node.topic()).publishing.producers) == 1
 
             await stream.write(pb.ProduceRequest(close=True).SerializeToString())
             assert pb.ProduceReply.FromString(await stream.read()).closed

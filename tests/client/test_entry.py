@@ -43,6 +43,10 @@ GOLDEN_ENTRIES: dict[str, Callable[[], bytes]] = {
     "plain": lambda: encode_batch("p", 0, [b"a", b"b"], publish_time_ms=1),
     "lengths": lambda: encode_batch("p", 10, [b"a", b"bcd"], publish_time_ms=1),
     "full": full,
+    "expiring": lambda: encode_batch(
+        "p", 4, [b"a", b"b"], publish_time_ms=1,
+        columns=Columns(expires_after_ms=[0, 500], tags=["t", None], provenance=[None, "1:2:3"]),
+    ),
     "derived": lambda: select(EntryView(full()), [0, 2]),
 }
 GOLDEN_PREFIXES = {
@@ -64,6 +68,15 @@ def test_golden_compressed_entries_stay_readable(codec: Codec) -> None:
     stored = bytes.fromhex((GOLDEN / f"entry_{codec.name.lower()}.hex").read_text())
 
     assert EntryView(stored).payloads() == PAYLOADS
+
+
+def test_how_long_a_message_may_wait_and_whence_it_came_survive_a_cut() -> None:
+    view = EntryView(GOLDEN_ENTRIES["expiring"]())
+
+    cut = EntryView(select(view, [1]))
+
+    assert view.header.expires and [view.expires_after_ms(index) for index in (0, 1)] == [0, 500]
+    assert (cut.expires_after_ms(0), cut.provenance(0), cut.tag(0)) == (500, "1:2:3", None)
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN_PREFIXES))

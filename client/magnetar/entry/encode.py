@@ -34,9 +34,11 @@ class Columns:
     sequence_ids: Sequence[int] | None = None
     event_times_ms: Sequence[int] | None = None
     deliver_at_ms: Sequence[int] | None = None
+    expires_after_ms: Sequence[int] | None = None
     partition_keys: Texts | None = None
     ordering_keys: Texts | None = None
     tags: Texts | None = None
+    provenance: Texts | None = None
     properties: Properties | None = None
     checksums: Sequence[int] | None = None
     """CRC32C of each payload; None: computed here."""
@@ -67,6 +69,7 @@ def _optional_columns(columns: Columns, parts: list[bytes]) -> int:
         (Flag.SEQUENCE_IDS, columns.sequence_ids),
         (Flag.EVENT_TIMES, columns.event_times_ms),
         (Flag.DELIVER_AT, columns.deliver_at_ms),
+        (Flag.EXPIRES, columns.expires_after_ms),
     ):
         if numbers is not None:
             flags |= flag
@@ -75,6 +78,7 @@ def _optional_columns(columns: Columns, parts: list[bytes]) -> int:
         (Flag.PARTITION_KEYS, columns.partition_keys),
         (Flag.ORDERING_KEYS, columns.ordering_keys),
         (Flag.TAGS, columns.tags),
+        (Flag.PROVENANCE, columns.provenance),
     ):
         if texts is not None:
             flags |= flag

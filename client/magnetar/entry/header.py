@@ -51,6 +51,11 @@ class EntryHeader:
         """Some message asks for delivery at a later time."""
         return bool(self.flags & Flag.DELIVER_AT)
 
+    @property
+    def expires(self) -> bool:
+        """Some message says how long it may wait."""
+        return bool(self.flags & Flag.EXPIRES)
+
 
 def parse_header(buffer: Buffer) -> EntryHeader:
     """The header, in constant time and without looking at the checksum; raises InvalidFrame."""

@@ -10,7 +10,8 @@
     u32 payload bytes before compression, u32 payload bytes as stored
     u32 bytes of the properties section
     u16 bytes of the producer name, then the name
-    columns in the order of their flags, each an array with one element a message
+    numeric columns in the order of their flags, then text columns in the order of theirs,
+        each an array with one element a message
     properties section (its own sizes array, then blocks), never compressed
     payload section
 
@@ -63,14 +64,20 @@ class Flag(IntFlag):
     PROPERTIES = 256
     DERIVED = 512
     """Cut from another entry: the checksums of the messages are the producer's, the rest is not."""
+    EXPIRES = 1024
+    """How long each message may wait for its consumers, in milliseconds; 0: as the topic says."""
+    PROVENANCE = 2048
+    """Where messages came from that a broker put together from several entries."""
 
 
-KNOWN_FLAGS: Final = 1023
+KNOWN_FLAGS: Final = 4095
 NUMERIC_COLUMNS: Final = (
     (int(Flag.LENGTHS), "I"), (int(Flag.CHECKSUMS), "I"), (int(Flag.SEQUENCE_IDS), "q"),
-    (int(Flag.EVENT_TIMES), "q"), (int(Flag.DELIVER_AT), "q"),
+    (int(Flag.EVENT_TIMES), "q"), (int(Flag.DELIVER_AT), "q"), (int(Flag.EXPIRES), "q"),
 )
-TEXT_COLUMNS: Final = (int(Flag.PARTITION_KEYS), int(Flag.ORDERING_KEYS), int(Flag.TAGS))
+TEXT_COLUMNS: Final = (
+    int(Flag.PARTITION_KEYS), int(Flag.ORDERING_KEYS), int(Flag.TAGS), int(Flag.PROVENANCE),
+)
 ITEM_BYTES: Final = {"I": 4, "q": 8}
 
 if array("I").itemsize != 4 or array("q").itemsize != 8:  # pragma: no cover

@@ -70,6 +70,10 @@ class EntryView:
         """0: at once."""
         return self._number_or_zero(Flag.DELIVER_AT, index)
 
+    def expires_after_ms(self, index: int) -> int:
+        """How long it may wait from its append on; 0: as the topic says."""
+        return self._number_or_zero(Flag.EXPIRES, index)
+
     def checksum(self, index: int) -> int | None:
         """CRC32C of the message's bytes; None when the producer gave none."""
         if not self.header.flags & Flag.CHECKSUMS:
@@ -89,6 +93,10 @@ class EntryView:
 
     def tag(self, index: int) -> str | None:
         return self._text(Flag.TAGS, index)
+
+    def provenance(self, index: int) -> str | None:
+        """Where the message came from, when a broker put this entry together from several."""
+        return self._text(Flag.PROVENANCE, index)
 
     def properties(self, index: int) -> dict[str, str]:
         """The message's properties, a new dict."""

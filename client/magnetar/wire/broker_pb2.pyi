@@ -44,6 +44,16 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     INVALID_ARGUMENT: _ErrorCode.ValueType  # 14
     INTERNAL: _ErrorCode.ValueType  # 15
     CHECKSUM_MISMATCH: _ErrorCode.ValueType  # 16
+    TOPIC_TERMINATED: _ErrorCode.ValueType  # 17
+    PRODUCER_BUSY: _ErrorCode.ValueType  # 18
+    """the topic has an exclusive producer, or others than this one"""
+    BACKLOG_QUOTA_EXCEEDED: _ErrorCode.ValueType  # 19
+    MESSAGE_NOT_FOUND: _ErrorCode.ValueType  # 20
+    RESOURCE_EXISTS: _ErrorCode.ValueType  # 21
+    """a tenant, namespace, topic, ... of that name is there already"""
+    RESOURCE_NOT_FOUND: _ErrorCode.ValueType  # 22
+    RESOURCE_IN_USE: _ErrorCode.ValueType  # 23
+    """not empty, or somebody uses it"""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper): ...
 
@@ -66,7 +76,42 @@ UNAUTHORIZED: ErrorCode.ValueType  # 13
 INVALID_ARGUMENT: ErrorCode.ValueType  # 14
 INTERNAL: ErrorCode.ValueType  # 15
 CHECKSUM_MISMATCH: ErrorCode.ValueType  # 16
+TOPIC_TERMINATED: ErrorCode.ValueType  # 17
+PRODUCER_BUSY: ErrorCode.ValueType  # 18
+"""the topic has an exclusive producer, or others than this one"""
+BACKLOG_QUOTA_EXCEEDED: ErrorCode.ValueType  # 19
+MESSAGE_NOT_FOUND: ErrorCode.ValueType  # 20
+RESOURCE_EXISTS: ErrorCode.ValueType  # 21
+"""a tenant, namespace, topic, ... of that name is there already"""
+RESOURCE_NOT_FOUND: ErrorCode.ValueType  # 22
+RESOURCE_IN_USE: ErrorCode.ValueType  # 23
+"""not empty, or somebody uses it"""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
+
+class _ProducerAccessMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProducerAccessModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProducerAccessMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRODUCER_SHARED: _ProducerAccessMode.ValueType  # 0
+    PRODUCER_EXCLUSIVE: _ProducerAccessMode.ValueType  # 1
+    """refused while others are connected"""
+    PRODUCER_WAIT_FOR_EXCLUSIVE: _ProducerAccessMode.ValueType  # 2
+    """opened once nobody else is"""
+    PRODUCER_EXCLUSIVE_WITH_FENCING: _ProducerAccessMode.ValueType  # 3
+    """ends the others"""
+
+class ProducerAccessMode(_ProducerAccessMode, metaclass=_ProducerAccessModeEnumTypeWrapper): ...
+
+PRODUCER_SHARED: ProducerAccessMode.ValueType  # 0
+PRODUCER_EXCLUSIVE: ProducerAccessMode.ValueType  # 1
+"""refused while others are connected"""
+PRODUCER_WAIT_FOR_EXCLUSIVE: ProducerAccessMode.ValueType  # 2
+"""opened once nobody else is"""
+PRODUCER_EXCLUSIVE_WITH_FENCING: ProducerAccessMode.ValueType  # 3
+"""ends the others"""
+Global___ProducerAccessMode: _TypeAlias = ProducerAccessMode  # noqa: Y015
 
 class _SubscriptionType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -76,12 +121,44 @@ class _SubscriptionTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Subs
     DESCRIPTOR: _descriptor.EnumDescriptor
     EXCLUSIVE: _SubscriptionType.ValueType  # 0
     SHARED: _SubscriptionType.ValueType  # 1
+    FAILOVER: _SubscriptionType.ValueType  # 2
+    """one consumer at a time, the others stand by"""
+    KEY_SHARED: _SubscriptionType.ValueType  # 3
+    """a key at one consumer at a time, in order"""
+    BROADCAST: _SubscriptionType.ValueType  # 4
+    """every member gets everything, at a durable position of its own"""
 
 class SubscriptionType(_SubscriptionType, metaclass=_SubscriptionTypeEnumTypeWrapper): ...
 
 EXCLUSIVE: SubscriptionType.ValueType  # 0
 SHARED: SubscriptionType.ValueType  # 1
+FAILOVER: SubscriptionType.ValueType  # 2
+"""one consumer at a time, the others stand by"""
+KEY_SHARED: SubscriptionType.ValueType  # 3
+"""a key at one consumer at a time, in order"""
+BROADCAST: SubscriptionType.ValueType  # 4
+"""every member gets everything, at a durable position of its own"""
 Global___SubscriptionType: _TypeAlias = SubscriptionType  # noqa: Y015
+
+class _HoldFailedKeys:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HoldFailedKeysEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldFailedKeys.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOLD_DEFAULT: _HoldFailedKeys.ValueType  # 0
+    """key_shared holds, the others let pass"""
+    HOLD: _HoldFailedKeys.ValueType  # 1
+    PASS: _HoldFailedKeys.ValueType  # 2
+
+class HoldFailedKeys(_HoldFailedKeys, metaclass=_HoldFailedKeysEnumTypeWrapper):
+    """Whether later messages of a key wait for one that failed."""
+
+HOLD_DEFAULT: HoldFailedKeys.ValueType  # 0
+"""key_shared holds, the others let pass"""
+HOLD: HoldFailedKeys.ValueType  # 1
+PASS: HoldFailedKeys.ValueType  # 2
+Global___HoldFailedKeys: _TypeAlias = HoldFailedKeys  # noqa: Y015
 
 class _InitialPosition:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -187,12 +264,15 @@ class LookupReply(_message.Message):
     OWNER_ADDRESS_FIELD_NUMBER: _builtins.int
     TOPIC_FIELD_NUMBER: _builtins.int
     RELAY_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
     owner_address: _builtins.str
     """host:port of the owner's gRPC port"""
     topic: _builtins.str
     """the full name"""
     relay: _builtins.bool
     """the owner lives but you cannot reach it: open the stream here, with relay set"""
+    partitions: _builtins.int
+    """Above 0: the topic has so many partitions, named TOPIC-partition-0 and so on; look those up."""
     @_builtins.property
     def error(self) -> Global___Error: ...
     def __init__(
@@ -202,10 +282,11 @@ class LookupReply(_message.Message):
         owner_address: _builtins.str = ...,
         topic: _builtins.str = ...,
         relay: _builtins.bool = ...,
+        partitions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "owner_address", b"owner_address", "relay", b"relay", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "owner_address", b"owner_address", "partitions", b"partitions", "relay", b"relay", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,6 +380,8 @@ class OpenProducer(_message.Message):
     PRODUCER_EPOCH_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
     RELAY_FIELD_NUMBER: _builtins.int
+    ACCESS_MODE_FIELD_NUMBER: _builtins.int
+    TOPIC_EPOCH_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     producer_name: _builtins.str
     """empty: the broker gives one, and forgets it after its session"""
@@ -306,6 +389,9 @@ class OpenProducer(_message.Message):
     """0 on the first open; on a reconnect the epoch it was given"""
     relay: _builtins.bool
     """this broker is to pass the stream on to the owner"""
+    access_mode: Global___ProducerAccessMode.ValueType
+    topic_epoch: _builtins.int
+    """0 on the first open; on a reconnect of an exclusive one as it was given"""
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -316,10 +402,12 @@ class OpenProducer(_message.Message):
         producer_epoch: _builtins.int = ...,
         properties: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         relay: _builtins.bool = ...,
+        access_mode: Global___ProducerAccessMode.ValueType = ...,
+        topic_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["producer_epoch", b"producer_epoch", "producer_name", b"producer_name", "properties", b"properties", "relay", b"relay", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "producer_epoch", b"producer_epoch", "producer_name", b"producer_name", "properties", b"properties", "relay", b"relay", "topic", b"topic", "topic_epoch", b"topic_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,12 +422,15 @@ class ProducerOpened(_message.Message):
     LAST_SEQUENCE_ID_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     TOPIC_FIELD_NUMBER: _builtins.int
+    TOPIC_EPOCH_FIELD_NUMBER: _builtins.int
     producer_name: _builtins.str
     producer_epoch: _builtins.int
     last_sequence_id: _builtins.int
     """-1: none stored yet"""
     max_message_size_bytes: _builtins.int
     topic: _builtins.str
+    topic_epoch: _builtins.int
+    """of exclusive producers; grows with each, 0 for shared ones"""
     def __init__(
         self,
         *,
@@ -348,10 +439,11 @@ class ProducerOpened(_message.Message):
         last_sequence_id: _builtins.int = ...,
         max_message_size_bytes: _builtins.int = ...,
         topic: _builtins.str = ...,
+        topic_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_sequence_id", b"last_sequence_id", "max_message_size_bytes", b"max_message_size_bytes", "producer_epoch", b"producer_epoch", "producer_name", b"producer_name", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_sequence_id", b"last_sequence_id", "max_message_size_bytes", b"max_message_size_bytes", "producer_epoch", b"producer_epoch", "producer_name", b"producer_name", "topic", b"topic", "topic_epoch", b"topic_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,10 +487,13 @@ class Receipt(_message.Message):
     LEDGER_ID_FIELD_NUMBER: _builtins.int
     ENTRY_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SCHEDULED_FIELD_NUMBER: _builtins.int
     first_sequence_id: _builtins.int
     count: _builtins.int
     ledger_id: _builtins.int
     entry_id: _builtins.int
+    scheduled: _builtins.bool
+    """to be delivered later: ledger and entry are those of the schedule"""
     @_builtins.property
     def error(self) -> Global___Error: ...
     def __init__(
@@ -409,10 +504,11 @@ class Receipt(_message.Message):
         ledger_id: _builtins.int = ...,
         entry_id: _builtins.int = ...,
         error: Global___Error | None = ...,
+        scheduled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "entry_id", b"entry_id", "error", b"error", "first_sequence_id", b"first_sequence_id", "ledger_id", b"ledger_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "entry_id", b"entry_id", "error", b"error", "first_sequence_id", b"first_sequence_id", "ledger_id", b"ledger_id", "scheduled", b"scheduled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,7 +522,10 @@ class ProduceReply(_message.Message):
     RECEIPTS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     closed: _builtins.bool
+    waiting: _builtins.bool
+    """for exclusive access; `opened` follows"""
     @_builtins.property
     def opened(self) -> Global___ProducerOpened: ...
     @_builtins.property
@@ -444,10 +543,11 @@ class ProduceReply(_message.Message):
         receipts: _abc.Iterable[Global___Receipt] | None = ...,
         error: Global___Error | None = ...,
         closed: _builtins.bool = ...,
+        waiting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "opened", b"opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "opened", b"opened", "receipts", b"receipts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "opened", b"opened", "receipts", b"receipts", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -468,6 +568,9 @@ class OpenConsumer(_message.Message):
     RELAY_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    HOLD_FAILED_KEYS_FIELD_NUMBER: _builtins.int
+    MAX_DELIVERIES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_TOPIC_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     subscription: _builtins.str
     """empty: a reader, which keeps no cursor"""
@@ -484,6 +587,11 @@ class OpenConsumer(_message.Message):
     """
     tags: _builtins.str
     """"TagA || TagB", or "*" """
+    hold_failed_keys: Global___HoldFailedKeys.ValueType
+    max_deliveries: _builtins.int
+    """After so many deliveries a message goes to the dead-letter topic; 0: never."""
+    dead_letter_topic: _builtins.str
+    """empty: TOPIC-SUBSCRIPTION-dead, in the topic's namespace"""
     @_builtins.property
     def start(self) -> Global___Position:
         """readers: overrides initial_position"""
@@ -502,10 +610,13 @@ class OpenConsumer(_message.Message):
         relay: _builtins.bool = ...,
         filter: _builtins.str = ...,
         tags: _builtins.str = ...,
+        hold_failed_keys: Global___HoldFailedKeys.ValueType = ...,
+        max_deliveries: _builtins.int = ...,
+        dead_letter_topic: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_name", b"consumer_name", "durable", b"durable", "filter", b"filter", "initial_position", b"initial_position", "relay", b"relay", "start", b"start", "start_inclusive", b"start_inclusive", "subscription", b"subscription", "tags", b"tags", "topic", b"topic", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_name", b"consumer_name", "dead_letter_topic", b"dead_letter_topic", "durable", b"durable", "filter", b"filter", "hold_failed_keys", b"hold_failed_keys", "initial_position", b"initial_position", "max_deliveries", b"max_deliveries", "relay", b"relay", "start", b"start", "start_inclusive", b"start_inclusive", "subscription", b"subscription", "tags", b"tags", "topic", b"topic", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -595,6 +706,40 @@ class Seek(_message.Message):
 Global___Seek: _TypeAlias = Seek  # noqa: Y015
 
 @_typing.final
+class NegativeAcknowledge(_message.Message):
+    """These messages failed, or are given back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    DELAY_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNCOUNTED_FIELD_NUMBER: _builtins.int
+    delay_ms: _builtins.int
+    """deliver them again so much later"""
+    reason: _builtins.str
+    """kept for the dead letter, up to 1 KiB"""
+    uncounted: _builtins.bool
+    """given back unused: no delivery more, in its old place"""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]: ...
+    def __init__(
+        self,
+        *,
+        positions: _abc.Iterable[Global___Position] | None = ...,
+        delay_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        uncounted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_ms", b"delay_ms", "positions", b"positions", "reason", b"reason", "uncounted", b"uncounted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NegativeAcknowledge: _TypeAlias = NegativeAcknowledge  # noqa: Y015
+
+@_typing.final
 class ConsumeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -606,6 +751,7 @@ class ConsumeRequest(_message.Message):
     LAST_MESSAGE_ID_REQUEST_FIELD_NUMBER: _builtins.int
     UNSUBSCRIBE_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
+    NEGATIVE_FIELD_NUMBER: _builtins.int
     permits: _builtins.int
     """messages more than may be sent"""
     last_message_id_request: _builtins.int
@@ -619,6 +765,8 @@ class ConsumeRequest(_message.Message):
     def redeliver(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]: ...
     @_builtins.property
     def seek(self) -> Global___Seek: ...
+    @_builtins.property
+    def negative(self) -> _containers.RepeatedCompositeFieldContainer[Global___NegativeAcknowledge]: ...
     def __init__(
         self,
         *,
@@ -630,10 +778,11 @@ class ConsumeRequest(_message.Message):
         last_message_id_request: _builtins.int = ...,
         unsubscribe: _builtins.bool = ...,
         close: _builtins.bool = ...,
+        negative: _abc.Iterable[Global___NegativeAcknowledge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["open", b"open", "seek", b"seek"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "close", b"close", "last_message_id_request", b"last_message_id_request", "open", b"open", "permits", b"permits", "redeliver", b"redeliver", "seek", b"seek", "unsubscribe", b"unsubscribe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "close", b"close", "last_message_id_request", b"last_message_id_request", "negative", b"negative", "open", b"open", "permits", b"permits", "redeliver", b"redeliver", "seek", b"seek", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -744,9 +893,13 @@ class ConsumeReply(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    ACTIVE_CHANGED_FIELD_NUMBER: _builtins.int
+    END_OF_TOPIC_FIELD_NUMBER: _builtins.int
     closed: _builtins.bool
     epoch: _builtins.int
     """with the RequestDone of a seek"""
+    end_of_topic: _builtins.bool
+    """the topic is terminated, and everything was delivered"""
     @_builtins.property
     def opened(self) -> Global___ConsumerOpened: ...
     @_builtins.property
@@ -759,6 +912,8 @@ class ConsumeReply(_message.Message):
     def error(self) -> Global___Error:
         """ends the stream"""
 
+    @_builtins.property
+    def active_changed(self) -> Global___ActiveChanged: ...
     def __init__(
         self,
         *,
@@ -769,11 +924,256 @@ class ConsumeReply(_message.Message):
         error: Global___Error | None = ...,
         closed: _builtins.bool = ...,
         epoch: _builtins.int = ...,
+        active_changed: Global___ActiveChanged | None = ...,
+        end_of_topic: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "last_message_id", b"last_message_id", "opened", b"opened"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_changed", b"active_changed", "error", b"error", "last_message_id", b"last_message_id", "opened", b"opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "deliveries", b"deliveries", "done", b"done", "epoch", b"epoch", "error", b"error", "last_message_id", b"last_message_id", "opened", b"opened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_changed", b"active_changed", "closed", b"closed", "deliveries", b"deliveries", "done", b"done", "end_of_topic", b"end_of_topic", "epoch", b"epoch", "error", b"error", "last_message_id", b"last_message_id", "opened", b"opened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConsumeReply: _TypeAlias = ConsumeReply  # noqa: Y015
+
+@_typing.final
+class ActiveChanged(_message.Message):
+    """Failover: whether this consumer is the one that is served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    active: _builtins.bool
+    def __init__(
+        self,
+        *,
+        active: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActiveChanged: _TypeAlias = ActiveChanged  # noqa: Y015
+
+@_typing.final
+class ReceiveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    MAX_MESSAGES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    WAIT_MS_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    max_messages: _builtins.int
+    max_bytes: _builtins.int
+    """0: as the broker likes; one message comes in any case"""
+    wait_ms: _builtins.int
+    """for the first message"""
+    lease_ms: _builtins.int
+    """unsettled for so long: delivered again; 0: 30 s"""
+    @_builtins.property
+    def consumer(self) -> Global___OpenConsumer:
+        """consumer_name tells the session that leases belong to"""
+
+    def __init__(
+        self,
+        *,
+        consumer: Global___OpenConsumer | None = ...,
+        max_messages: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        wait_ms: _builtins.int = ...,
+        lease_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "lease_ms", b"lease_ms", "max_bytes", b"max_bytes", "max_messages", b"max_messages", "wait_ms", b"wait_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveRequest: _TypeAlias = ReceiveRequest  # noqa: Y015
+
+@_typing.final
+class ReceiveReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    CONSUMER_NAME_FIELD_NUMBER: _builtins.int
+    END_OF_TOPIC_FIELD_NUMBER: _builtins.int
+    consumer_name: _builtins.str
+    end_of_topic: _builtins.bool
+    @_builtins.property
+    def error(self) -> Global___Error: ...
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]: ...
+    def __init__(
+        self,
+        *,
+        error: Global___Error | None = ...,
+        deliveries: _abc.Iterable[Global___Delivery] | None = ...,
+        consumer_name: _builtins.str = ...,
+        end_of_topic: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_name", b"consumer_name", "deliveries", b"deliveries", "end_of_topic", b"end_of_topic", "error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveReply: _TypeAlias = ReceiveReply  # noqa: Y015
+
+@_typing.final
+class SettleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CONSUMER_NAME_FIELD_NUMBER: _builtins.int
+    INDIVIDUAL_FIELD_NUMBER: _builtins.int
+    CUMULATIVE_FIELD_NUMBER: _builtins.int
+    NEGATIVE_FIELD_NUMBER: _builtins.int
+    EXTEND_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    RELAY_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    subscription: _builtins.str
+    type: Global___SubscriptionType.ValueType
+    consumer_name: _builtins.str
+    lease_ms: _builtins.int
+    relay: _builtins.bool
+    """as in OpenProducer"""
+    @_builtins.property
+    def individual(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]: ...
+    @_builtins.property
+    def cumulative(self) -> Global___Position: ...
+    @_builtins.property
+    def negative(self) -> _containers.RepeatedCompositeFieldContainer[Global___NegativeAcknowledge]: ...
+    @_builtins.property
+    def extend(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]:
+        """leases that begin anew"""
+
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        subscription: _builtins.str = ...,
+        type: Global___SubscriptionType.ValueType = ...,
+        consumer_name: _builtins.str = ...,
+        individual: _abc.Iterable[Global___Position] | None = ...,
+        cumulative: Global___Position | None = ...,
+        negative: _abc.Iterable[Global___NegativeAcknowledge] | None = ...,
+        extend: _abc.Iterable[Global___Position] | None = ...,
+        lease_ms: _builtins.int = ...,
+        relay: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cumulative", b"cumulative"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_name", b"consumer_name", "cumulative", b"cumulative", "extend", b"extend", "individual", b"individual", "lease_ms", b"lease_ms", "negative", b"negative", "relay", b"relay", "subscription", b"subscription", "topic", b"topic", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleRequest: _TypeAlias = SettleRequest  # noqa: Y015
+
+@_typing.final
+class SettleReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def error(self) -> Global___Error: ...
+    def __init__(
+        self,
+        *,
+        error: Global___Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleReply: _TypeAlias = SettleReply  # noqa: Y015
+
+@_typing.final
+class WatchTopicsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """tenant/namespace"""
+    pattern: _builtins.str
+    """regular expression over full names; empty: none by pattern"""
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """full names to watch beside those"""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        pattern: _builtins.str = ...,
+        topics: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "pattern", b"pattern", "topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTopicsRequest: _TypeAlias = WatchTopicsRequest  # noqa: Y015
+
+@_typing.final
+class WatchedTopic(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """full, without partition"""
+    partitions: _builtins.int
+    """0: not partitioned"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        partitions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "partitions", b"partitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchedTopic: _TypeAlias = WatchedTopic  # noqa: Y015
+
+@_typing.final
+class WatchTopicsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def error(self) -> Global___Error:
+        """ends the stream"""
+
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchedTopic]:
+        """all there are now"""
+
+    def __init__(
+        self,
+        *,
+        error: Global___Error | None = ...,
+        topics: _abc.Iterable[Global___WatchedTopic] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTopicsReply: _TypeAlias = WatchTopicsReply  # noqa: Y015

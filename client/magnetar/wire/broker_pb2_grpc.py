@@ -54,6 +54,21 @@ class BrokerStub:
                 request_serializer=magnetar_dot_wire_dot_broker__pb2.ConsumeRequest.SerializeToString,
                 response_deserializer=magnetar_dot_wire_dot_broker__pb2.ConsumeReply.FromString,
                 _registered_method=True)
+        self.Receive = channel.unary_unary(
+                '/magnetar.v1.Broker/Receive',
+                request_serializer=magnetar_dot_wire_dot_broker__pb2.ReceiveRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_broker__pb2.ReceiveReply.FromString,
+                _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/magnetar.v1.Broker/Settle',
+                request_serializer=magnetar_dot_wire_dot_broker__pb2.SettleRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_broker__pb2.SettleReply.FromString,
+                _registered_method=True)
+        self.WatchTopics = channel.unary_stream(
+                '/magnetar.v1.Broker/WatchTopics',
+                request_serializer=magnetar_dot_wire_dot_broker__pb2.WatchTopicsRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_broker__pb2.WatchTopicsReply.FromString,
+                _registered_method=True)
 
 
 class BrokerServicer:
@@ -87,6 +102,27 @@ class BrokerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Receive(self, request, context):
+        """Pull: at most so many messages, at once or within a wait; each is leased until settled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settle(self, request, context):
+        """Acknowledges or gives back what Receive handed out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTopics(self, request, context):
+        """The topics of a namespace that match, now and again whenever that changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BrokerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +145,21 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.Consume,
                     request_deserializer=magnetar_dot_wire_dot_broker__pb2.ConsumeRequest.FromString,
                     response_serializer=magnetar_dot_wire_dot_broker__pb2.ConsumeReply.SerializeToString,
+            ),
+            'Receive': grpc.unary_unary_rpc_method_handler(
+                    servicer.Receive,
+                    request_deserializer=magnetar_dot_wire_dot_broker__pb2.ReceiveRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_broker__pb2.ReceiveReply.SerializeToString,
+            ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=magnetar_dot_wire_dot_broker__pb2.SettleRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_broker__pb2.SettleReply.SerializeToString,
+            ),
+            'WatchTopics': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTopics,
+                    request_deserializer=magnetar_dot_wire_dot_broker__pb2.WatchTopicsRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_broker__pb2.WatchTopicsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +270,87 @@ class Broker:
             '/magnetar.v1.Broker/Consume',
             magnetar_dot_wire_dot_broker__pb2.ConsumeRequest.SerializeToString,
             magnetar_dot_wire_dot_broker__pb2.ConsumeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Receive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Broker/Receive',
+            magnetar_dot_wire_dot_broker__pb2.ReceiveRequest.SerializeToString,
+            magnetar_dot_wire_dot_broker__pb2.ReceiveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Broker/Settle',
+            magnetar_dot_wire_dot_broker__pb2.SettleRequest.SerializeToString,
+            magnetar_dot_wire_dot_broker__pb2.SettleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTopics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/magnetar.v1.Broker/WatchTopics',
+            magnetar_dot_wire_dot_broker__pb2.WatchTopicsRequest.SerializeToString,
+            magnetar_dot_wire_dot_broker__pb2.WatchTopicsReply.FromString,
             options,
             channel_credentials,
             insecure,

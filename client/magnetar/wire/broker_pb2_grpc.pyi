@@ -39,6 +39,12 @@ class BrokerStub:
     """One stream a producer: the first frame opens it, the rest carry batches."""
     Consume: _grpc.StreamStreamMultiCallable[_broker_pb2.ConsumeRequest, _broker_pb2.ConsumeReply]
     """One stream a consumer or reader: the first frame opens it."""
+    Receive: _grpc.UnaryUnaryMultiCallable[_broker_pb2.ReceiveRequest, _broker_pb2.ReceiveReply]
+    """Pull: at most so many messages, at once or within a wait; each is leased until settled."""
+    Settle: _grpc.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleReply]
+    """Acknowledges or gives back what Receive handed out."""
+    WatchTopics: _grpc.UnaryStreamMultiCallable[_broker_pb2.WatchTopicsRequest, _broker_pb2.WatchTopicsReply]
+    """The topics of a namespace that match, now and again whenever that changes."""
 
 @_typing.type_check_only
 class BrokerAsyncStub(BrokerStub):
@@ -51,6 +57,12 @@ class BrokerAsyncStub(BrokerStub):
     """One stream a producer: the first frame opens it, the rest carry batches."""
     Consume: _aio.StreamStreamMultiCallable[_broker_pb2.ConsumeRequest, _broker_pb2.ConsumeReply]  # type: ignore[assignment]
     """One stream a consumer or reader: the first frame opens it."""
+    Receive: _aio.UnaryUnaryMultiCallable[_broker_pb2.ReceiveRequest, _broker_pb2.ReceiveReply]  # type: ignore[assignment]
+    """Pull: at most so many messages, at once or within a wait; each is leased until settled."""
+    Settle: _aio.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleReply]  # type: ignore[assignment]
+    """Acknowledges or gives back what Receive handed out."""
+    WatchTopics: _aio.UnaryStreamMultiCallable[_broker_pb2.WatchTopicsRequest, _broker_pb2.WatchTopicsReply]  # type: ignore[assignment]
+    """The topics of a namespace that match, now and again whenever that changes."""
 
 class BrokerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -84,5 +96,29 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_broker_pb2.ConsumeReply], _abc.AsyncIterator[_broker_pb2.ConsumeReply]]:
         """One stream a consumer or reader: the first frame opens it."""
+
+    @_abc_1.abstractmethod
+    def Receive(
+        self,
+        request: _broker_pb2.ReceiveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.ReceiveReply, _abc.Awaitable[_broker_pb2.ReceiveReply]]:
+        """Pull: at most so many messages, at once or within a wait; each is leased until settled."""
+
+    @_abc_1.abstractmethod
+    def Settle(
+        self,
+        request: _broker_pb2.SettleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_broker_pb2.SettleReply, _abc.Awaitable[_broker_pb2.SettleReply]]:
+        """Acknowledges or gives back what Receive handed out."""
+
+    @_abc_1.abstractmethod
+    def WatchTopics(
+        self,
+        request: _broker_pb2.WatchTopicsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_broker_pb2.WatchTopicsReply], _abc.AsyncIterator[_broker_pb2.WatchTopicsReply]]:
+        """The topics of a namespace that match, now and again whenever that changes."""
 
 def add_BrokerServicer_to_server(servicer: BrokerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -19,6 +19,13 @@ _CLASSES: dict[int, type[errors.MagnetarError]] = {
     pb.UNAVAILABLE: errors.ConnectionFailed,
     pb.UNAUTHORIZED: errors.Unauthorized,
     pb.INVALID_ARGUMENT: errors.InvalidArgument,
+    pb.TOPIC_TERMINATED: errors.TopicTerminated,
+    pb.PRODUCER_BUSY: errors.ProducerBusy,
+    pb.BACKLOG_QUOTA_EXCEEDED: errors.BacklogQuotaExceeded,
+    pb.MESSAGE_NOT_FOUND: errors.MessageNotFound,
+    pb.RESOURCE_EXISTS: errors.ResourceExists,
+    pb.RESOURCE_NOT_FOUND: errors.ResourceNotFound,
+    pb.RESOURCE_IN_USE: errors.ResourceInUse,
     pb.CHECKSUM_MISMATCH: errors.ConnectionFailed,  # damaged on the way: send it again
 }
 _CODES: dict[type[errors.MagnetarError], pb.ErrorCode.ValueType] = {
@@ -35,6 +42,13 @@ _CODES: dict[type[errors.MagnetarError], pb.ErrorCode.ValueType] = {
     errors.SubscriptionNotFound: pb.SUBSCRIPTION_NOT_FOUND,
     errors.NotEnoughBookies: pb.NOT_ENOUGH_BOOKIES,
     errors.Unauthorized: pb.UNAUTHORIZED,
+    errors.TopicTerminated: pb.TOPIC_TERMINATED,
+    errors.ProducerBusy: pb.PRODUCER_BUSY,
+    errors.BacklogQuotaExceeded: pb.BACKLOG_QUOTA_EXCEEDED,
+    errors.MessageNotFound: pb.MESSAGE_NOT_FOUND,
+    errors.ResourceExists: pb.RESOURCE_EXISTS,
+    errors.ResourceNotFound: pb.RESOURCE_NOT_FOUND,
+    errors.ResourceInUse: pb.RESOURCE_IN_USE,
     errors.ConnectionFailed: pb.UNAVAILABLE,
     errors.OperationTimeout: pb.UNAVAILABLE,
     errors.AlreadyClosed: pb.UNAVAILABLE,  # on the broker's side: the session ended, open another

@@ -1,0 +1,285 @@
+"""The way of a batch into a topic's log, and the producers it comes from.
+
+A batch is checked, compared with what its source stored before, given its place in the order of
+the log, and acknowledged once Qa bookies hold it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from crc32c import crc32c
+
+from broker.conversation import ChecksumMismatch, OnEnded, OnReceipts, Receipt
+from broker.deduplication import BatchInFlight, Source
+from broker.producer_session import ProducerSession
+from broker.settings import BrokerLimits
+from broker.stored_entry import StoredEntry
+from broker.topic_log import TopicLog
+from broker.topic_state import TopicState
+from magnetar.entry import check, parse_header
+from magnetar.errors import (
+    ConnectionFailed,
+    InvalidArgument,
+    InvalidFrame,
+    MagnetarError,
+    MessageTooLarge,
+    NotSupported,
+    ProducerFenced,
+    SequenceOverlap,
+)
+from magnetar.runtime.clock import Clock
+from magnetar.runtime.network import Buffer
+from tenants.policies import TopicPolicies
+
+
+@dataclass(slots=True)
+class TopicCounters:
+    """What the topics of a broker did, for the metrics."""
+
+    published_messages: int = 0
+    published_batches: int = 0
+    published_bytes: int = 0
+    duplicate_batches: int = 0
+    refused_batches: int = 0
+    failed_topics: int = 0
+
+
+class PublishingHost(Protocol):
+    """What publishing needs of its topic."""
+
+    policies: TopicPolicies
+    closing: bool
+    closed: bool
+
+    @property
+    def name(self) -> str: ...
+
+    def refuse_if_closing(self) -> None:
+        """Raises NotOwner."""
+
+    def touch(self) -> None:
+        """The topic was used."""
+
+    def something_stored(self) -> None:
+        """Consumers may have something to receive."""
+
+    def fail(self, error: MagnetarError) -> None:
+        """The log cannot go on."""
+
+    async def durable_epoch(self) -> None:
+        """Write the sources that changed, and wait until that is durable."""
+
+
+class Publishing:
+    """The producers of one topic on its owner, and what is on its way into the log."""
+
+    def __init__(
+        self, host: PublishingHost, log: TopicLog, state: TopicState, limits: BrokerLimits,
+        clock: Clock, counters: TopicCounters,
+    ) -> None:
+        self._host = host
+        self._log = log
+        self._state = state
+        self._limits = limits
+        self._clock = clock
+        self._counters = counters
+        self.producers: dict[str, ProducerSession] = {}
+        self.opening: set[str] = set()
+        """Names of producers that are about to open."""
+        self._names_given = 0
+        self._room_waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def name(self) -> str:
+        """The topic's full name."""
+        return self._host.name
+
+    @property
+    def congested(self) -> bool:
+        """More bytes are on their way to the bookies than may be."""
+        return self._log.pending_bytes > self._limits.pending_publish_bytes
+
+    async def open_producer(
+        self, name: str, epoch: int, reply: OnReceipts, ended: OnEnded
+    ) -> ProducerSession:
+        """A producer; an empty name gets an automatic one.
+
+        Waits until no batch of an earlier session of the name is in flight, so that
+        `last_sequence_id` is what is really stored. Raises ProducerFenced, InvalidArgument.
+        """
+        self._host.refuse_if_closing()
+        new_name = not name
+        if new_name:
+            self._names_given += 1
+            name = f"~{self._log.log.owner.epoch}-{self._names_given}"
+        elif len(name.encode()) > 1024:
+            raise InvalidArgument("a producer name has at most 1024 bytes")
+        if len(self.producers) >= self._limits.producers_a_topic and name not in self.producers:
+            raise InvalidArgument(f"{self.name} has all the producers it may have")
+        source = self._state.sources.open(name, epoch, new_name=new_name)
+        before = self.producers.pop(name, None)
+        if before is not None:
+            before.end(_taken_over(name, before.producer_epoch == source.epoch))
+            source.idle_since_ms = 0
+        session = ProducerSession(
+            self, source, reply, ended, self._host.policies.max_message_size_bytes
+        )
+        self.producers[name] = session
+        self.opening.add(name)
+        try:
+            if source.in_flight:
+                await self._stored(source.in_flight[-1])
+            if not source.automatic:
+                await self._host.durable_epoch()
+        except BaseException:
+            session.close()
+            raise
+        finally:
+            self.opening.discard(name)
+        self._host.refuse_if_closing()
+        if session.closed:
+            raise _taken_over(name, session.producer_epoch == source.epoch)
+        session.last_sequence_id = source.last_stored
+        return session
+
+    async def _stored(self, batch: BatchInFlight) -> None:
+        """Wait for this batch and no other; raises NotOwner when the topic closes before."""
+        is_stored = False
+
+        def stored(_entry: StoredEntry) -> None:
+            nonlocal is_stored
+            is_stored = True
+
+        batch.waiting.append(stored)
+        while not is_stored:
+            self._host.refuse_if_closing()
+            # Woken as well by every other batch, and by the end of the topic.
+            await self._room_or_end()
+
+    async def _room_or_end(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._room_waiters.append(waiter)
+        await waiter
+
+    def producer_closed(self, session: ProducerSession) -> None:
+        """Called by the session when its stream ended."""
+        self._host.touch()
+        if self.producers.get(session.producer_name) is session:
+            del self.producers[session.producer_name]
+            self._state.sources.closed(session.source, self._clock.wall_ms())
+
+    def publish(self, session: ProducerSession, batch: Buffer) -> None:
+        """Take one batch of a session; see ProducerSession.publish."""
+        if self._host.closing:
+            return
+        header = parse_header(batch)
+        receipt = Receipt(header.first_sequence_id, header.count)
+        session.expect(receipt)
+        if len(batch) > self._host.policies.max_message_size_bytes:
+            self._refuse(session, receipt, MessageTooLarge(
+                f"a batch of {len(batch)} bytes; this topic takes"
+                f" {self._host.policies.max_message_size_bytes}"
+            ))
+            return
+        try:
+            check(batch, header)
+        except InvalidFrame:
+            if crc32c(memoryview(batch)[4:]) != int.from_bytes(batch[:4], "little"):
+                raise ChecksumMismatch("a batch was damaged on its way; send it again") from None
+            raise
+        if header.delayed:
+            self._refuse(session, receipt, NotSupported(
+                "deliver_at is not yet supported by this version; send without it"
+            ))
+            return
+        source = session.source
+        if header.producer_name != source.name:
+            self._refuse(session, receipt, InvalidArgument(
+                f"the batch names producer {header.producer_name!r}, the stream {source.name!r}"
+            ))
+            return
+        first, last = header.first_sequence_id, header.last_sequence_id
+        if self._host.policies.deduplication and self._known(session, receipt, first, last):
+            return
+        flying = source.push(first, last)
+
+        def stored(result: StoredEntry | MagnetarError) -> None:
+            self._batch_stored(session, receipt, flying, result)
+
+        self._log.append(batch, header.count, stored)
+
+    def _known(
+        self, session: ProducerSession, receipt: Receipt, first: int, last: int
+    ) -> bool:
+        """True when the batch was seen before, and its receipt is taken care of."""
+        source = session.source
+        try:
+            known = source.check(first, last)
+        except SequenceOverlap as error:
+            session.barred = True
+            overlap = error
+            if source.in_flight:
+                # Told only once what it overlaps is durable: the producer drops that part.
+                source.in_flight[-1].waiting.append(
+                    lambda _entry: session.settle(receipt, error=overlap)
+                )
+            else:
+                session.settle(receipt, error=overlap)
+            return True
+        if known is None:
+            return False
+        self._counters.duplicate_batches += 1
+        if isinstance(known, BatchInFlight):
+            known.waiting.append(
+                lambda entry: session.settle(receipt, entry.ledger_id, entry.entry_id)
+            )
+        else:
+            session.settle(receipt, known.ledger_id, known.entry_id)
+        return True
+
+    def _refuse(self, session: ProducerSession, receipt: Receipt, error: MagnetarError) -> None:
+        self._counters.refused_batches += 1
+        session.settle(receipt, error=error)
+
+    def _batch_stored(
+        self, session: ProducerSession, receipt: Receipt, flying: BatchInFlight,
+        result: StoredEntry | MagnetarError,
+    ) -> None:
+        if isinstance(result, MagnetarError):
+            self._host.fail(result)
+            return
+        if self._host.closed:
+            return
+        source: Source = session.source
+        self._state.sources.stored(source, flying, result.ledger_id, result.entry_id)
+        self._counters.published_batches += 1
+        self._counters.published_messages += result.count
+        self._counters.published_bytes += len(result.body)
+        session.settle(receipt, result.ledger_id, result.entry_id)
+        for waiting in flying.waiting:
+            waiting(result)
+        self._state.entry_stored(len(result.body))
+        if self._log.pending_bytes <= self._limits.pending_publish_bytes // 2:
+            self.release_waiters()
+        self._host.something_stored()
+
+    async def until_uncongested(self) -> None:
+        """Wait for room; returns as well when the topic closes."""
+        while self.congested and not self._host.closing:
+            await self._room_or_end()
+
+    def release_waiters(self) -> None:
+        waiters, self._room_waiters = self._room_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _taken_over(name: str, same_producer: bool) -> MagnetarError:
+    """A producer that reconnects may be overtaken by an opening it gave up: it tries again."""
+    if same_producer:
+        return ConnectionFailed(f"another stream of producer {name!r} came later; open it again")
+    return ProducerFenced(f"a newer producer took over the name {name!r}")
