@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Final
 
 from tenants.errors import PolicyError
@@ -26,7 +26,7 @@ INT64_MAX: Final = 2**63 - 1
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-PolicyValue = int | bool
+PolicyValue = int | bool | str
 
 
 class Level(IntEnum):
@@ -37,9 +37,18 @@ class Level(IntEnum):
     TOPIC = 2
 
 
+class BacklogQuotaPolicy(StrEnum):
+    """What happens at a topic whose backlog is above its quota."""
+
+    PRODUCER_HOLD = "producer_hold"
+    PRODUCER_REJECT = "producer_reject"
+    EVICT_OLDEST = "evict_oldest"
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One line of the table. Bounds are inclusive and None for switches."""
+    """One line of the table. Bounds are inclusive, and None but for numbers; the type of a choice
+    is a StrEnum."""
 
     name: str
     type: type[PolicyValue]
@@ -48,6 +57,13 @@ class Setting:
     maximum: int | None
     narrowest: Level
     doc: str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that can be chosen; empty for numbers and switches."""
+        if not issubclass(self.type, StrEnum):
+            return ()
+        return tuple(choice.value for choice in self.type)
 
     def check(self, value: object, level: Level) -> PolicyValue:
         """The value, known to be good; raises PolicyError."""
@@ -60,6 +76,12 @@ class Setting:
             if not isinstance(value, bool):
                 raise PolicyError(self.name, f"must be true or false, not {value!r}")
             return value
+        if self.choices:
+            if value not in self.choices:
+                raise PolicyError(
+                    self.name, f"must be {' or '.join(self.choices)}, not {value!r}"
+                )
+            return self.type(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise PolicyError(self.name, f"must be a whole number, not {value!r}")
         assert self.minimum is not None and self.maximum is not None
@@ -122,6 +144,38 @@ class TopicPolicies:
         4 * 3_600_000, "A ledger this old is closed and the next begun, in milliseconds.",
         minimum=1_000, maximum=366 * 24 * 3_600_000,
     )
+    roll_consumed_bytes: int = _setting(
+        64 * MIB, "An open ledger of which so many bytes are consumed is closed and the next begun,"
+        " so that their space can be freed.",
+        minimum=64 * KIB, maximum=1024 * 1024 * MIB,
+    )
+    roll_consumed_idle_ms: int = _setting(
+        20_000, "An open ledger whose messages are all consumed is closed, so that its space can"
+        " be freed, once nothing was appended for so long, in milliseconds.",
+        minimum=1_000, maximum=366 * 24 * 3_600_000,
+    )
+    message_ttl_ms: int = _setting(
+        0, "How long a message waits for its subscriptions, in milliseconds from its append on;"
+        " then it counts as acknowledged. 0: until they have it.",
+        minimum=0, maximum=INT64_MAX // 2,
+    )
+    dead_letter_expired: bool = _setting(
+        False, "Whether a message that expires goes to the subscription's dead-letter topic.",
+    )
+    backlog_quota_bytes: int = _setting(
+        UNLIMITED, "Bytes from the slowest subscription's position to the end of the topic above"
+        " which the backlog is too large; -1 without limit.",
+        minimum=UNLIMITED, maximum=INT64_MAX,
+    )
+    backlog_quota_age_ms: int = _setting(
+        UNLIMITED, "Age of the oldest unconsumed message, in milliseconds, above which the backlog"
+        " is too large; -1 without limit.",
+        minimum=UNLIMITED, maximum=INT64_MAX // 2,
+    )
+    backlog_quota_policy: BacklogQuotaPolicy = _setting(  # noqa: RUF009
+        BacklogQuotaPolicy.PRODUCER_HOLD, "What happens while the backlog is too large: producers"
+        " wait, their messages are refused, or the oldest messages are dropped unconsumed.",
+    )
     auto_create_topics: bool = _setting(
         True, "Whether a topic comes into being by its first use.", narrowest=Level.NAMESPACE,
     )
@@ -131,7 +185,8 @@ class TopicPolicies:
 
     def __post_init__(self) -> None:
         for setting in SETTINGS:
-            setting.check(getattr(self, setting.name), Level.CLUSTER)
+            value = setting.check(getattr(self, setting.name), Level.CLUSTER)
+            object.__setattr__(self, setting.name, value)  # a choice given as plain text
         if self.write_quorum > self.ensemble_size:
             raise PolicyError(
                 "write_quorum", f"{self.write_quorum} is above ensemble_size {self.ensemble_size}"
@@ -148,7 +203,7 @@ class TopicPolicies:
 
 def _settings() -> Iterable[Setting]:
     for field in dataclasses.fields(TopicPolicies):
-        assert isinstance(field.default, int)
+        assert isinstance(field.default, int | str)
         yield Setting(
             name=field.name, type=type(field.default), default=field.default, **field.metadata
         )
@@ -178,7 +233,8 @@ def checked_from_store(stored: Mapping[str, object], level: Level) -> dict[str, 
 def parse_changes(texts: Iterable[str]) -> dict[str, PolicyValue | None]:
     """Changes as people type them, `name=value`; an empty value takes a policy back.
 
-    Switches are true or false. Raises PolicyError; bounds are checked when it is stored.
+    Switches are true or false. Raises PolicyError; bounds and choices are checked when it is
+    stored.
     """
     changes: dict[str, PolicyValue | None] = {}
     for text in texts:
@@ -191,6 +247,9 @@ def parse_changes(texts: Iterable[str]) -> dict[str, PolicyValue | None]:
 
 def _parse_value(name: str, text: str) -> PolicyValue:
     lowered = text.lower()
+    setting = _BY_NAME.get(name)
+    if setting is not None and setting.choices:
+        return lowered
     if lowered in ("true", "false"):
         return lowered == "true"
     try:

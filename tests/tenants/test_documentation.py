@@ -15,7 +15,9 @@ def row(setting: Setting) -> str:
     if setting.minimum is not None and setting.maximum is not None:
         unbounded = setting.maximum >= INT64_MAX // 60_000
         bounds = f"from {setting.minimum:,}" + ("" if unbounded else f" to {setting.maximum:,}")
-    default = str(setting.default).lower() if setting.type is bool else f"{setting.default:,}"
+    default = str(setting.default).lower() if setting.type is not int else f"{setting.default:,}"
+    if setting.choices:
+        bounds = ", ".join(setting.choices)
     level = setting.narrowest.name.lower()
     return f"| `{setting.name}` | {default} | {bounds} | {level} | {setting.doc} |"
 

@@ -9,6 +9,7 @@ from tenants.errors import PolicyError
 from tenants.policies import (
     SETTINGS,
     UNLIMITED,
+    BacklogQuotaPolicy,
     Level,
     TopicPolicies,
     checked_from_store,
@@ -110,3 +111,23 @@ def test_changes_are_read_as_people_type_them() -> None:
 def test_what_cannot_be_read_is_refused(typed: str) -> None:
     with pytest.raises(PolicyError):
         parse_changes([typed])
+
+
+def test_a_choice_is_one_of_the_words_that_the_error_lists() -> None:
+    quota = {"backlog_quota_policy": "evict_oldest"}
+
+    stored = checked_to_store(quota, Level.TOPIC)
+    policies = TopicPolicies().overlay(quota)
+
+    assert stored == quota
+    assert policies.backlog_quota_policy is BacklogQuotaPolicy.EVICT_OLDEST
+    with pytest.raises(PolicyError, match="producer_hold or producer_reject or evict_oldest"):
+        checked_to_store({"backlog_quota_policy": "drop"}, Level.TOPIC)
+    with pytest.raises(PolicyError, match="backlog_quota_policy"):
+        checked_from_store({"backlog_quota_policy": 1}, Level.TOPIC)
+
+
+def test_a_choice_is_typed_as_it_is_written() -> None:
+    assert parse_changes(["backlog_quota_policy=Evict_Oldest", "dead_letter_expired=true"]) == {
+        "backlog_quota_policy": "evict_oldest", "dead_letter_expired": True,
+    }
