@@ -32,26 +32,26 @@ from broker.publishing import TopicCounters
 from broker.settings import BrokerSettings
 from broker.tail_cache import TailCache
 from broker.topic import Topic
+from broker.topic_catalog import TopicCatalog
 from broker.topic_log import TopicLog
 from broker.topic_registry import TopicRegistry
 from ledger.driver import LedgerStore
 from ledger.managed_log import LogPolicy, ManagedLog
 from ledger.quorum import Quorums
 from magnetar.errors import (
-    AlreadyExists,
+    InvalidArgument,
     LedgerError,
     LedgerFenced,
     MagnetarError,
     MetadataError,
-    NotFound,
     NotOwner,
     NotSupported,
-    TopicNotFound,
 )
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Address
 from magnetar.topic import TopicName
 from metadata.brokers import BrokerDirectory, BrokerRegistration, BrokerRepository
+from metadata.partitioned_topics import PartitionedTopicRecord
 from metadata.store import Cancel, MetadataStore, SessionState
 from metadata.topics import Owner, TopicRecord, TopicRepository
 from tenants.policies import TopicPolicies
@@ -104,6 +104,7 @@ class Broker:
         self._address = address
         self._admin_address = admin_address
         self._topics = TopicRepository(store)
+        self.catalog = TopicCatalog(store, resolver, clock)
         self._brokers = BrokerRepository(store)
         self.directory: BrokerDirectory = self._brokers.directory()
         self._registration: BrokerRegistration | None = None
@@ -316,7 +317,9 @@ class Broker:
         self._refuse_unless_serving()
         if self.registry.get(name.full) is not None:
             return LookupResult(str(self._address), name.full)
-        record = await self._record(name)
+        record = await self.catalog.obtain(name)
+        if isinstance(record, PartitionedTopicRecord):
+            return LookupResult(str(self._address), name.full, partitions=record.partitions)
         decision = await self.ownership.for_lookup(name.full, record.owner, unreachable_address)
         if decision.verdict is Verdict.HERE:
             await self.registry.obtain(name.full, decision)
@@ -374,18 +377,14 @@ class Broker:
         return await self.registry.obtain(name.full, decision)
 
     async def _record(self, name: TopicName) -> TopicRecord:
-        """The topic's record, made now where the policy allows."""
-        try:
-            return (await self._topics.get(name.full))[0]
-        except NotFound:
-            policies = await self._resolver.resolve(name)
-        if not policies.auto_create_topics:
-            raise TopicNotFound(
-                f"{name.full} does not exist, and its namespace creates none by use"
+        """The record of a topic that is a log itself, made now where the policy allows."""
+        record = await self.catalog.obtain(name)
+        if isinstance(record, PartitionedTopicRecord):
+            raise InvalidArgument(
+                f"{name.full} is partitioned; open its partitions {name.with_partition(0).local}"
+                f" to {name.with_partition(record.partitions - 1).local}"
             )
-        with contextlib.suppress(AlreadyExists):
-            await self._topics.create(TopicRecord(name.full, created_ms=self._clock.wall_ms()))
-        return (await self._topics.get(name.full))[0]
+        return record
 
     # --- loading
 

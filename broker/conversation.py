@@ -101,11 +101,15 @@ class OpenConsumer:
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """`relay`: the owner lives but the client cannot reach it; open here and ask for a relay."""
+    """`relay`: the owner lives but the client cannot reach it; open here and ask for a relay.
+
+    With `partitions` there is no owner: each partition is to be looked up.
+    """
 
     owner_address: str
     topic: str
     relay: bool = False
+    partitions: int = 0
 
 
 OnReceipts = Callable[[list[Receipt]], None]

@@ -70,7 +70,8 @@ class BrokerService:
             _log.exception("lookup failed")
             return pb.LookupReply(error=error_of(error)).SerializeToString()
         return pb.LookupReply(
-            owner_address=found.owner_address, topic=found.topic, relay=found.relay
+            owner_address=found.owner_address, topic=found.topic, relay=found.relay,
+            partitions=found.partitions,
         ).SerializeToString()
 
     async def _produce(self, frames: AsyncIterator[bytes], context: Context) -> None:

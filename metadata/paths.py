@@ -4,7 +4,10 @@
     /policies/cluster                           policies of the whole cluster
     /policies/topics/TENANT/NAMESPACE/BB/TOPIC  policies of one topic
     /tenants/TENANT/NAMESPACE                   tenants and their namespaces
-    /topics/TENANT/NAMESPACE/BB/TOPIC           a topic: owner, ledgers, state ledgers
+    /topics/TENANT/NAMESPACE/BB/TOPIC           a topic: owner, ledgers, state ledgers; or a
+                                                partitioned topic: its number of partitions
+    /partitioned/TENANT/NAMESPACE/BB/TOPIC      which of them are partitioned
+    /generations/TENANT/NAMESPACE               changes when a namespace's topics do
     /ledgers/next                               the next free ledger id
     /ledgers/by-id/HHHHHHHHHH/MMM/LLL           a ledger, by its id in hexadecimal
     /bookies/registered/BOOKIE  (ephemeral)     a live bookie
@@ -77,6 +80,21 @@ def topics_of(tenant_name: str, namespace_name: str) -> str:
 def topic(name: str) -> str:
     """The node of a topic, by its full name; raises InvalidTopicName."""
     return f"/topics/{_topic_part(name)}"
+
+
+def partitioned_topics_of(tenant_name: str, namespace_name: str) -> str:
+    """The folder of the buckets in which a namespace's partitioned topics are told apart."""
+    return f"/partitioned/{encode_name(tenant_name)}/{encode_name(namespace_name)}"
+
+
+def partitioned_topic(name: str) -> str:
+    """Says that the topic is partitioned, by its full name; raises InvalidTopicName."""
+    return f"/partitioned/{_topic_part(name)}"
+
+
+def topic_generation(tenant_name: str, namespace_name: str) -> str:
+    """Put after a namespace's topics changed."""
+    return f"/generations/{encode_name(tenant_name)}/{encode_name(namespace_name)}"
 
 
 def topic_policies(name: str) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
+from typing import Any, Final
 
-from magnetar.errors import InvalidFrame
+from magnetar.errors import InvalidArgument, InvalidFrame
 from magnetar.ids import BrokerId, LedgerId
 from metadata import paths
 from metadata.cas import create_settled, delete_settled, put_settled
 from metadata.records import Json, RecordReader, encode_record
 from metadata.store import Cancel, MetadataStore, child_names
 
-NO_LEDGER_ID = LedgerId(-1)
+NO_LEDGER_ID: Final = LedgerId(-1)
 """`last_ledger_id` of a topic that never had a ledger."""
+BUCKETS_AT_ONCE: Final = 16
+"""Buckets of topics listed at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,12 @@ def _encode_info(info: LedgerInfo) -> Json:
 
 
 def decode_topic(value: bytes) -> TopicRecord:
-    """Raises InvalidFrame for a malformed record, NotSupported for a newer format."""
+    """Raises InvalidFrame for a malformed record, NotSupported for a newer format, and
+    InvalidArgument for a partitioned topic's, which has no log of its own."""
     reader = RecordReader("topic", value)
+    if reader.take("partitions") is not None:
+        name = reader.text("name")
+        raise InvalidArgument(f"{name} is partitioned; open {name}-partition-0 and so on")
     return TopicRecord(
         reader.text("name"),
         _decode_owner(reader.take("owner")),
@@ -154,15 +162,25 @@ class TopicRepository:
         await delete_settled(self._store, paths.topic(name), version)
 
     async def list(self, tenant: str, namespace: str) -> list[str]:
-        """Full names of the namespace's topics, sorted; read bucket by bucket, no snapshot."""
+        """Full names of the namespace's topics, sorted; read bucket by bucket, no snapshot.
+        Partitions are among them, and the base topics that they are partitions of."""
         folder = paths.topics_of(tenant, namespace)
-        names: list[str] = []
-        for bucket in await child_names(self._store, folder):
-            for part in await child_names(self._store, f"{folder}/{bucket}"):
-                local = paths.decode_name(part)
-                names.append(f"{paths.PERSISTENT}{tenant}/{namespace}/{local}")
-        return sorted(names)
+        return await names_in_buckets(self._store, folder, tenant, namespace)
 
     def watch(self, name: str, callback: Callable[[], None]) -> Cancel:
         """Call back after changes of the record, and after a reconnect."""
         return self._store.watch(paths.topic(name), callback)
+
+
+async def names_in_buckets(
+    store: MetadataStore, folder: str, tenant: str, namespace: str
+) -> list[str]:
+    """Full names, sorted, of the topics that have a node in one of the folder's buckets."""
+    buckets = await child_names(store, folder)
+    names: list[str] = []
+    for start in range(0, len(buckets), BUCKETS_AT_ONCE):
+        some = buckets[start : start + BUCKETS_AT_ONCE]
+        lists = await asyncio.gather(*(child_names(store, f"{folder}/{one}") for one in some))
+        for part in chain.from_iterable(lists):
+            names.append(f"{paths.PERSISTENT}{tenant}/{namespace}/{paths.decode_name(part)}")
+    return sorted(names)

@@ -179,6 +179,11 @@ class TopicPolicies:
     auto_create_topics: bool = _setting(
         True, "Whether a topic comes into being by its first use.", narrowest=Level.NAMESPACE,
     )
+    auto_create_partitions: int = _setting(
+        0, "How many partitions a topic gets that comes into being by its first use; 0: it is not"
+        " partitioned.",
+        minimum=0, maximum=1_000, narrowest=Level.NAMESPACE,
+    )
     deduplication: bool = _setting(
         True, "Whether a batch sent again is recognised and stored once.",
     )

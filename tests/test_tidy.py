@@ -46,7 +46,9 @@ EXCEPTIONS = {
     ("metadata", "asyncio.sleep"),
 }
 
-PATH_ROOTS = r"/(cluster|policies|tenants|topics|ledgers|bookies|brokers|locks)(/|$)"
+PATH_ROOTS = (
+    r"/(cluster|policies|tenants|topics|partitioned|generations|ledgers|bookies|brokers|locks)(/|$)"
+)
 UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX|HA" r"CK)\b")
 NOT_OURS = re.compile(r"/work/|/tmp/plan|\bDESIGN\b|INTERFACES\.md|(?<![\w&/`])#\d+\b")
 

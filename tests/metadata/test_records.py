@@ -18,6 +18,12 @@ from metadata.bookies import BookieRegistration, decode_bookie, encode_bookie
 from metadata.brokers import BrokerRegistration, decode_broker, encode_broker
 from metadata.cluster import ClusterRecord, decode_cluster, encode_cluster
 from metadata.ledgers import Fragment, LedgerMetadata, LedgerState, decode_ledger, encode_ledger
+from metadata.partitioned_topics import (
+    INDEX_ENTRY,
+    PartitionedTopicRecord,
+    decode_any_topic,
+    encode_partitioned_topic,
+)
 from metadata.served_wire import (
     Reply,
     ReplyKind,
@@ -37,6 +43,7 @@ from metadata.tenants import (
     encode_policies,
     encode_tenant,
 )
+from metadata.topic_generations import GENERATION
 from metadata.topics import LedgerInfo, Owner, TopicRecord, decode_topic, encode_topic
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,6 +77,12 @@ RECORDS: dict[str, tuple[Any, Encode, Decode]] = {
     ),
     "topic": (TOPIC, encode_topic, decode_topic),
     "topic_new": (TopicRecord("persistent://t/n/x"), encode_topic, decode_topic),
+    "partitioned_topic": (
+        PartitionedTopicRecord(
+            "persistent://public/default/orders", 12, 1_700_000_000_000, True, (("owner", "Zoë"),)
+        ),
+        encode_partitioned_topic, decode_any_topic,
+    ),
     "bookie": (
         BookieRegistration(B1, Address("10.0.0.1", 3181), Address("10.0.0.1", 8001), "rack-a",
                            True, "77aa"),
@@ -104,6 +117,22 @@ def test_records_of_every_release_are_read_and_written_alike(name: str) -> None:
 
     assert decode(stored) == record
     assert encode(record) == stored
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("partitioned_topic_index", INDEX_ENTRY), ("topic_generation", GENERATION)],
+)
+def test_nodes_that_say_all_by_being_there_keep_their_value(name: str, written: bytes) -> None:
+    assert (GOLDEN / f"{name}.v1.json").read_bytes().rstrip(b"\n") == written
+
+
+def test_a_partitioned_topic_is_never_taken_for_a_log() -> None:
+    stored = encode_partitioned_topic(PartitionedTopicRecord("persistent://t/n/x", 3))
+
+    assert decode_any_topic(encode_topic(TOPIC)) == TOPIC
+    with pytest.raises(InvalidArgument, match="open persistent://t/n/x-partition-0"):
+        decode_topic(stored)
 
 
 FRAMES = {
