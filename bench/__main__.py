@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import magnetar_rows, report
+from bench.feature_rows import MEASURES
 from bench.percentiles import Figures
 from bench.profile import Recording, processor_times
 from bench.report import Measured
@@ -56,7 +57,7 @@ class Bench:
         ours: list[Figures] = []
         theirs: list[Figures] = []
         failure = ""
-        for run in range(self._runs):
+        for run in range(min(self._runs, row.runs or self._runs)):
             try:
                 if row.load is not None:
                     theirs.append(self._yardstick(row))
@@ -88,6 +89,8 @@ class Bench:
                 return magnetar_rows.bookie_killed(self._cluster)
             case Kind.STANDALONE:
                 return magnetar_rows.standalone(self._folder)
+            case Kind.FEATURE:
+                return MEASURES[row.name](self._cluster, self._quick)
 
     def profile(self, row: Row) -> dict[str, Any]:
         """Run a row once to find the busiest process, and once more to sample it."""

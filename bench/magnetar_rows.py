@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import uvloop
 
@@ -30,6 +31,12 @@ KILLED_RUN_S: Final = 10.0
 STANDALONE_LIMIT_S: Final = 30.0
 
 _numbers = itertools.count(1)
+T = TypeVar("T")
+
+
+def next_number() -> int:
+    """For names that were not used before."""
+    return next(_numbers)
 
 
 def new_topic() -> str:
@@ -80,7 +87,7 @@ def catch_up(cluster: ProcessCluster, quick: bool) -> Figures:
         str(seconds),
     )  # fmt: skip
     try:
-        figures = _in_loop(_read(url, topic, count))
+        figures = in_loop(_read(url, topic, count))
         return {**figures, "publish_p99_ms": answer(publisher, None, 0)["p99_ms"]}
     finally:
         publisher.kill()
@@ -102,10 +109,10 @@ async def _read(url: str, topic: str, count: int) -> Figures:
     return {"read_per_s": round(read / elapsed_s), "mb_per_s": round(read_bytes / elapsed_s / 1e6)}
 
 
-def _in_loop(work: object) -> Figures:
+def in_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run it on an event loop of its own."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        figures: Figures = runner.run(work)  # type: ignore[arg-type]
-        return figures
+        return runner.run(work)
 
 
 def owner_killed(cluster: ProcessCluster) -> Figures:
@@ -113,7 +120,7 @@ def owner_killed(cluster: ProcessCluster) -> Figures:
     topic = new_topic()
     owner = asyncio.run(cluster.owner_of(topic))
     try:
-        return _in_loop(_publish_and_kill(cluster, topic, owner))
+        return in_loop(_publish_and_kill(cluster, topic, owner))
     finally:
         cluster.restart(owner)
 
@@ -122,7 +129,7 @@ def bookie_killed(cluster: ProcessCluster) -> Figures:
     """SIGKILL a bookie while 1,000/s are published; then start it again."""
     victim = cluster.bookie_names[0]
     try:
-        return _in_loop(_publish_and_kill(cluster, new_topic(), victim))
+        return in_loop(_publish_and_kill(cluster, new_topic(), victim))
     finally:
         cluster.restart(victim)
 

@@ -18,6 +18,8 @@ class Kind(Enum):
     OWNER_KILLED = "owner-killed"
     BOOKIE_KILLED = "bookie-killed"
     STANDALONE = "standalone"
+    FEATURE = "feature"
+    """By `bench.feature_rows.MEASURES`, under the row's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Row:
     targets: tuple[Target, ...]
     load: Load | None = None
     call: str = "send_many"
+    runs: int | None = None
+    """So many, whatever is asked for: the row repeats by itself, or takes long."""
 
     def quicker(self) -> Row:
         """The same with a quarter of the messages, for a first look."""
@@ -114,5 +118,29 @@ ROWS: Final = (
     Row(
         "standalone", "`magnetar standalone`, from its start", Kind.STANDALONE,
         (Target("first_durable_s", most=2), Target("resident_mb", most=200)),
+    ),
+    Row(
+        "backlog", "10 million of 100 B of backlog on one topic", Kind.FEATURE,
+        (
+            Target("p50_ratio", most=1.2), Target("grown_mb", most=20),
+            Target("drained_per_s", least=200_000),
+        ),
+        runs=1,
+    ),
+    Row(
+        "holes", "10 million, every second one acknowledged, owner killed", Kind.FEATURE,
+        (Target("lost", most=0), Target("acknowledged_again", most=0)),
+        runs=1,
+    ),
+    Row(
+        "filters", "a tenth of each batch of 1 KB wanted, by codec", Kind.FEATURE, (), runs=1,
+    ),
+    Row(
+        "group-changes", "1 of 20 shared consumers joins and leaves at 4,000/s", Kind.FEATURE,
+        (Target("changing_gap_ms", most=1_000),),
+    ),
+    Row(
+        "slow-consumers", "publish p99 at 1,000/s beside five slow consumers", Kind.FEATURE,
+        (Target("p99_ratio", most=1.2),), runs=1,
     ),
 )  # fmt: skip
