@@ -35,6 +35,7 @@ from broker.topic import Topic
 from broker.topic_catalog import TopicCatalog
 from broker.topic_log import TopicLog
 from broker.topic_registry import TopicRegistry
+from broker.topic_watches import TopicWatches
 from ledger.driver import LedgerStore
 from ledger.managed_log import LogPolicy, ManagedLog
 from ledger.quorum import Quorums
@@ -105,6 +106,7 @@ class Broker:
         self._admin_address = admin_address
         self._topics = TopicRepository(store)
         self.catalog = TopicCatalog(store, resolver, clock)
+        self.topic_watches = TopicWatches(self.catalog, resolver, clock, settings.limits)
         self._brokers = BrokerRepository(store)
         self.directory: BrokerDirectory = self._brokers.directory()
         self._registration: BrokerRegistration | None = None
@@ -154,6 +156,7 @@ class Broker:
     async def stop(self) -> None:
         """Leave in good order: close every topic, tell the clients, take the registration back."""
         self._stopping = True
+        self.topic_watches.stop()
         for task in self._running_tasks():
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -174,6 +177,7 @@ class Broker:
         """Stop at once, as a killed process would: for tests and the simulator."""
         self._stopping = True
         self._serving = False
+        self.topic_watches.stop()
         for task in self._running_tasks():
             task.cancel()
         for cancel in (*self._cancels, *self._watches.values()):

@@ -54,6 +54,8 @@ class BrokerMetrics(Collector):
              sum(one.cursor.chunk_count for one in subscriptions)),
             ("pending_publish_bytes", "Bytes on their way to the bookies",
              sum(one.log.pending_bytes for one in topics)),
+            ("topic_watchers", "Streams that are told of topics that come and go",
+             broker.topic_watches.watchers),
             ("blocked_topics", "Topics whose appends wait for bookies",
              sum(one.log.log.blocked_reason is not None for one in topics)),
             ("sources", "Producer names remembered", sum(len(one.state.sources) for one in topics)),

@@ -19,12 +19,13 @@ from broker.producer_stream import ProducerStream
 from broker.relay import SERVICE, Relay
 from broker.stream_codec import consume_request, error_of, produce_request
 from broker.stream_writer import Context
+from broker.topic_watch_stream import TopicWatchStream
 from magnetar import __version__
 from magnetar.errors import InvalidFrame, MagnetarError
 from magnetar.wire import broker_pb2 as pb
 
 PROTOCOL_VERSION = 1
-FEATURES = ("relay", "batch-indexes", "filters")
+FEATURES = ("relay", "batch-indexes", "filters", "partitions", "watch-topics")
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class BrokerService:
             "Lookup": grpc.unary_unary_rpc_method_handler(self._lookup),
             "Produce": grpc.stream_stream_rpc_method_handler(self._produce),
             "Consume": grpc.stream_stream_rpc_method_handler(self._consume),
+            "WatchTopics": grpc.unary_stream_rpc_method_handler(self._watch_topics),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
@@ -119,5 +121,18 @@ class BrokerService:
             if not isinstance(error, MagnetarError):
                 _log.exception("a consume stream failed")
             await context.write(pb.ConsumeReply(error=error_of(error)).SerializeToString())
+        finally:
+            self.streams -= 1
+
+    async def _watch_topics(self, frame: bytes, context: Context) -> None:
+        self.streams += 1
+        try:
+            await TopicWatchStream(self._broker.topic_watches, context).run(frame)
+        except NotServing as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        except Exception as error:
+            if not isinstance(error, MagnetarError):
+                _log.exception("a stream of watched topics failed")
+            await context.write(pb.WatchTopicsReply(error=error_of(error)).SerializeToString())
         finally:
             self.streams -= 1

@@ -48,6 +48,16 @@ class BrokerLimits:
     producers_a_topic: int = 10_000
     subscriptions_a_topic: int = 10_000
     consumers_a_subscription: int = 10_000
+    topic_watchers: int = 10_000
+    """Clients' streams that are told of topics that come and go."""
+    topics_a_watch: int = 100_000
+    """Topics a stream may name, and topics that its pattern may match."""
+    watched_names: int = 100_000
+    """Different topics that the streams of a namespace watch by name."""
+    listing_pause_s: float = 0.2
+    """Least time between two readings of a namespace's topics for those who watch them."""
+    listing_again_s: float = 60.0
+    """A namespace that is watched is read again after so long, changed or not."""
     idle_unload_s: float = 300.0
     maintenance_interval_s: float = 10.0
     probe_timeout_s: float = 0.3

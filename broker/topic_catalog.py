@@ -13,6 +13,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from broker.topic_pattern import TopicPattern
 from magnetar.errors import (
@@ -37,6 +38,8 @@ from metadata.topic_generations import TopicGenerations
 from metadata.topics import TopicRecord, TopicRepository
 from tenants.policies import TopicPolicies
 from tenants.resolver import PolicyResolver
+
+PARTITION_MARK: Final = "-partition-"
 
 _log = logging.getLogger(__name__)
 
@@ -142,18 +145,37 @@ class TopicCatalog:
         """The namespace's topics, without their partitions, by name; with a `pattern` those
         whose full name it matches. Raises InvalidArgument for a pattern that cannot be read."""
         wanted = TopicPattern(pattern) if pattern else None
+        found = await self.partitions_by_topic(tenant, namespace)
+        return [
+            CatalogTopic(name, found[name]) for name in sorted(found)
+            if wanted is None or wanted.matches(name)
+        ]
+
+    async def partitions_by_topic(self, tenant: str, namespace: str) -> dict[str, int]:
+        """How many partitions each of the namespace's topics has, by full name; 0: plain."""
         # In this order: a base topic is in the index before it is among the names.
         names = await self._topics.list(tenant, namespace)
         partitioned = await self._partitioned.list(tenant, namespace)
-        found = [
-            CatalogTopic(record.name, record.partitions)
-            for record in partitioned.values() if record is not None and not record.deleting
-        ]
+        found: dict[str, int] = {}
         for name in names:
-            base = TopicName.parse(name).base.full
+            # Most names are not worth parsing.
+            base = TopicName.parse(name).base.full if PARTITION_MARK in name else name
             if base not in partitioned:
-                found.append(CatalogTopic(name))
-        return sorted(one for one in found if wanted is None or wanted.matches(one.name))
+                found[name] = 0
+        for record in partitioned.values():
+            if record is not None and not record.deleting:
+                found[record.name] = record.partitions
+        return found
+
+    async def find(self, name: TopicName) -> CatalogTopic | None:
+        """The topic as users name it; None when it does not exist, or is being deleted."""
+        try:
+            record = await self._existing(name)
+        except TopicNotFound:
+            return None
+        if isinstance(record, TopicRecord):
+            return CatalogTopic(name.full)
+        return None if record.deleting else CatalogTopic(name.full, record.partitions)
 
     async def tell_changed(self, name: TopicName) -> None:
         """Tell the watchers of the topic's namespace that it was created, deleted or grown."""
