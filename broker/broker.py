@@ -26,6 +26,8 @@ from broker.conversation import (
     OnReceipts,
     OpenConsumer,
 )
+from broker.dead_letters import DeadLetterOffice
+from broker.forwarding.port import Forwarder, NoForwarder
 from broker.ownership import Decision, Ownership, Probe, Verdict
 from broker.producer_session import ProducerSession
 from broker.publishing import TopicCounters
@@ -89,12 +91,13 @@ class SessionGate:
 
 
 class Broker:
-    """One broker. `address` and `admin_address` are what clients are told."""
+    """One broker. `address` and `admin_address` are what clients are told; `forwarder` publishes
+    to other topics for it."""
 
     def __init__(
         self, store: MetadataStore, ledgers: LedgerStore, resolver: PolicyResolver, clock: Clock,
         random: Random, settings: BrokerSettings, probe: Probe, address: Address,
-        admin_address: Address | None = None,
+        admin_address: Address | None = None, forwarder: Forwarder | None = None,
     ) -> None:
         self._store = store
         self._ledgers = ledgers
@@ -115,6 +118,7 @@ class Broker:
         self._gate = SessionGate(store)
         self.cache = TailCache(settings.limits.tail_cache_bytes)
         self.counters = TopicCounters()
+        self.dead_letters = DeadLetterOffice(forwarder or NoForwarder(), clock, random)
         self.registry = TopicRegistry(self._load, settings.limits)
         self.ownership = Ownership(
             self._me, self._brokers, self.directory, probe, clock, settings.limits
@@ -411,7 +415,7 @@ class Broker:
             raise NotOwner(f"another broker took {name}: {error}; look it up again") from error
         topic = Topic(
             name, TopicLog(log, self.cache, self._clock), policies, self.settings.limits,
-            self._clock, self._gate, self.counters, self._closed,
+            self._clock, self._gate, self.counters, self._closed, self.dead_letters,
         )
         try:
             await topic.load()

@@ -32,6 +32,8 @@ class BrokerMetrics(Collector):
             return
         for name, value in asdict(broker.counters).items():
             yield CounterMetricFamily(f"magnetar_broker_{name}", name.replace("_", " "), value)
+        for name, value in asdict(broker.dead_letters.counters).items():
+            yield CounterMetricFamily(f"magnetar_broker_{name}", name.replace("_", " "), value)
         yield CounterMetricFamily(
             "magnetar_broker_takeovers", "Topics taken from silent brokers",
             broker.ownership.takeovers_total,
@@ -50,6 +52,10 @@ class BrokerMetrics(Collector):
              sum(len(one.dispatcher.flights) for one in subscriptions)),
             ("waiting_entries", "Entries waiting to be delivered again",
              sum(one.dispatcher.waiting_entries for one in subscriptions)),
+            ("dead_letters_waiting", "Messages given up and not yet in their dead-letter topic",
+             sum(one.dead_letters.waiting_messages for one in topics)),
+            ("dead_letter_problems", "Subscriptions whose dead letters cannot go out",
+             sum(len(one.dead_letters.problems) for one in topics)),
             ("cursor_chunks", "Bitmaps of acknowledgements above the cursors' floors",
              sum(one.cursor.chunk_count for one in subscriptions)),
             ("pending_publish_bytes", "Bytes on their way to the bookies",
@@ -123,6 +129,7 @@ class BrokerHttp:
                     "producers": len(topic.publishing.producers),
                     "end_ordinal": topic.log.end_ordinal,
                     "blocked": topic.log.log.blocked_reason,
+                    "dead_letter_problems": topic.dead_letters.problems,
                     "subscriptions": [
                         {
                             "name": one.name, "type": one.kind.name.lower(),

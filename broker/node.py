@@ -15,6 +15,7 @@ from typing import Protocol
 import grpc
 
 from broker.broker import Broker
+from broker.forwarding.sdk_forwarder import SdkForwarder
 from broker.probe import GrpcProbe
 from broker.service import BrokerService
 from broker.settings import BrokerSettings
@@ -65,6 +66,7 @@ class BrokerNode:
         self._address: Address | None = None
         self.broker: Broker | None = None
         self.service: BrokerService | None = None
+        self._forwarder: SdkForwarder | None = None
 
     @property
     def address(self) -> Address:
@@ -104,9 +106,10 @@ class BrokerNode:
         if self.settings.admin_listen is not None and self._make_admin is not None:
             self._admin = self._make_admin(self)
             self._admin_address = await self._admin.start(self.settings.admin_listen)
+        self._forwarder = SdkForwarder(self._address, self._clock, self._random)
         self.broker = Broker(
             self._store, ledgers, self._resolver, self._clock, self._random, self.settings,
-            GrpcProbe(), self._address, self._admin_address,
+            GrpcProbe(), self._address, self._admin_address, self._forwarder,
         )
         self.service = BrokerService(self.broker, cluster.cluster_id)
         server.add_generic_rpc_handlers((self.service.handlers(),))
@@ -119,6 +122,8 @@ class BrokerNode:
         """Leave in good order; safe on a node whose start failed."""
         if self.broker is not None:
             await self.broker.stop()
+        if self._forwarder is not None:
+            await self._forwarder.close()
         if self._server is not None:
             await self._server.stop(GOODBYE_S)
         if self._admin is not None:
@@ -132,6 +137,8 @@ class BrokerNode:
         """Stop at once, without closing anything in order: for tests of failures."""
         if self.broker is not None:
             self.broker.crash()
+        if self._forwarder is not None:
+            await self._forwarder.close()
         if self._server is not None:
             await self._server.stop(None)
         if self._client is not None:

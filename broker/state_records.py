@@ -130,9 +130,34 @@ class Checkpoint:
     append_time_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedPart:
+    """Messages `mask` of one entry."""
+
+    ledger_id: int
+    entry_id: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettersPlanned:
+    """The batch of dead letters that goes to the topic `target` next, as the only one: which
+    messages it holds, and the sequence id of its first."""
+
+    name: str
+    target: str
+    first_sequence_id: int
+    parts: tuple[PlannedPart, ...]
+
+    @property
+    def count(self) -> int:
+        """Of messages."""
+        return sum(part.mask.bit_count() for part in self.parts)
+
+
 StateRecord = (
     SubscriptionCreated | SubscriptionDeleted | Acknowledged | CursorReset | Redelivered
-    | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet
+    | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet | DeadLettersPlanned
 )
 
 
@@ -146,6 +171,7 @@ class _Kind(IntEnum):
     SOURCES_FORGOTTEN = 7
     CHECKPOINT = 8
     FILTER_SET = 16
+    DEAD_LETTERS_PLANNED = 23
 
 
 class _Writer:
@@ -258,6 +284,8 @@ def encode(record: StateRecord) -> bytes:
                 out.number(count.first_ordinal)
                 out.bitmap(count.mask)
                 out.number(count.count)
+        case DeadLettersPlanned():
+            out = _write_planned(record)
         case SourcesAdvanced():
             out = _Writer(_Kind.SOURCES_ADVANCED)
             out.number(len(record.sources))
@@ -276,6 +304,19 @@ def encode(record: StateRecord) -> bytes:
             ):
                 out.number(value)
     return bytes(out.out)
+
+
+def _write_planned(record: DeadLettersPlanned) -> _Writer:
+    out = _Writer(_Kind.DEAD_LETTERS_PLANNED)
+    out.text(record.name)
+    out.text(record.target)
+    out.number(record.first_sequence_id)
+    out.number(len(record.parts))
+    for part in record.parts:
+        out.number(part.ledger_id)
+        out.number(part.entry_id)
+        out.bitmap(part.mask)
+    return out
 
 
 def _write_source(out: _Writer, source: SourceProgress) -> None:
@@ -318,6 +359,13 @@ def _read_redelivered(data: _Reader) -> Redelivered:
     )
 
 
+def _read_planned(data: _Reader) -> DeadLettersPlanned:
+    name, target, first, count = data.text(), data.text(), data.number(), data.number()
+    return DeadLettersPlanned(name, target, first, tuple(
+        PlannedPart(data.number(), data.number(), data.bitmap()) for _ in range(count)
+    ))
+
+
 def _read_created(data: _Reader) -> SubscriptionCreated:
     name, kind, floor, created_ms = data.text(), data.number(), data.number(), data.number()
     return SubscriptionCreated(name, SubscriptionKind(kind), floor, created_ms)
@@ -338,6 +386,7 @@ _READERS: dict[int, Callable[[_Reader], StateRecord]] = {
     _Kind.CHECKPOINT: lambda data: Checkpoint(
         data.number() - 1, data.number() - 1, data.number(), data.number()
     ),
+    _Kind.DEAD_LETTERS_PLANNED: _read_planned,
     _Kind.FILTER_SET: lambda data: FilterSet(data.text(), data.text(), data.text()),
 }
 

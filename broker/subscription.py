@@ -27,6 +27,7 @@ from broker.settings import BrokerLimits
 from broker.state_records import (
     Acknowledged,
     CursorReset,
+    DeadLettersPlanned,
     FilterSet,
     Redelivered,
     StateRecord,
@@ -37,8 +38,10 @@ from broker.stored_entry import StoredEntry
 from broker.subscription_filter import SubscriptionFilter
 from broker.topic_log import TopicLog
 from ledger.position import Position
+from magnetar.dead_letter import default_dead_letter_topic
 from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError
 from magnetar.runtime.clock import Clock
+from magnetar.topic import TopicName
 
 
 class SubscriptionHost(Protocol):
@@ -93,6 +96,10 @@ class Subscription:
         self.deleted = False
         """Its deletion is being written: no snapshot may bring it back."""
         self._closed = False
+        self.dead_letter_topic = ""
+        self.dead_letter_plan: DeadLettersPlanned | None = None
+        """Dead letters on their way, of which only the dead-letter topic knows whether it has
+        them."""
         self.created: asyncio.Future[None] | None = None
         """The write that makes a durable subscription; await it before the first use."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,6 +118,13 @@ class Subscription:
         return max(
             0, self._log.end_ordinal - self.cursor.floor - self.cursor.acknowledged_above_floor
         )
+
+    @property
+    def dead_letter_target(self) -> str:
+        """Where dead letters go, by its full name."""
+        if self.dead_letter_topic:
+            return TopicName.parse(self.dead_letter_topic).full
+        return default_dead_letter_topic(self.topic_name, self.name)
 
     def may_dispatch(self) -> bool:
         """An exclusive subscription waits while another broker may still serve it."""
@@ -381,7 +395,10 @@ class Subscription:
         if error is not None:
             raise error
 
-    def restore(self, record: Acknowledged | CursorReset | Redelivered | FilterSet) -> None:
+    def restore(
+        self,
+        record: Acknowledged | CursorReset | Redelivered | FilterSet | DeadLettersPlanned,
+    ) -> None:
         """A record of the state ledger, in order."""
         match record:
             case Acknowledged():
@@ -391,6 +408,9 @@ class Subscription:
             case CursorReset():
                 self.cursor.reset(record.floor)
                 self.counts.clear()
+                self.dead_letter_plan = None
+            case DeadLettersPlanned():
+                self.dead_letter_plan = record
             case FilterSet():
                 self.filter.restore(record)
             case Redelivered():
@@ -404,6 +424,8 @@ class Subscription:
             SubscriptionCreated(self.name, self.kind, self.cursor.floor, self.created_ms)
         ]
         records += self.filter.snapshot()
+        if self.dead_letter_plan is not None:
+            records.append(self.dead_letter_plan)
         chunks = self.cursor.chunks()
         for start in range(0, len(chunks), 256):
             part = tuple(chunks[start : start + 256])
@@ -460,6 +482,7 @@ class Subscription:
             self.dispatcher.restart(after)
             self.cursor.reset(floor)
             self.counts.clear()
+            self.dead_letter_plan = None
             self._delta = OrdinalBitmap()
             self._started = True
             self.durable_floor = min(self.durable_floor, floor)

@@ -8,7 +8,7 @@ everything from what is durable.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from broker.consumer_session import ConsumerSession
@@ -18,6 +18,7 @@ from broker.conversation import (
     OnReceipts,
     OpenConsumer,
 )
+from broker.dead_letters import DeadLetterOffice
 from broker.producer_session import ProducerSession
 from broker.publishing import Publishing, TopicCounters
 from broker.retention import Retention
@@ -52,7 +53,7 @@ class Topic:
     def __init__(
         self, name: str, log: TopicLog, policies: TopicPolicies, limits: BrokerLimits,
         clock: Clock, gate: DispatchGate, counters: TopicCounters,
-        on_closed: Callable[[Topic], None],
+        on_closed: Callable[[Topic], None], office: DeadLetterOffice,
     ) -> None:
         self._name = name
         self.log = log
@@ -65,6 +66,7 @@ class Topic:
         self.state = TopicState(log, limits, self._restored_subscription, self.fail)
         self.retention = Retention(log, self.state, policies, clock)
         self.publishing = Publishing(self, log, self.state, limits, clock, counters)
+        self.dead_letters = office.of_topic(self, log)
         self._temporary: list[Subscription] = []
         self._consumer_ids = 0
         self._exclusive_held_back = False
@@ -79,6 +81,8 @@ class Topic:
         """Rebuild from the state ledger and the log's tail; raises what reading raises."""
         await self.state.load()
         self.state.sources.nobody_is_connected(self._clock.wall_ms())
+        for name in self.state.subscriptions:
+            self.dead_letters.resume(name)
 
     @property
     def name(self) -> str:
@@ -97,6 +101,10 @@ class Topic:
     def subscriptions(self) -> list[Subscription]:
         """All of them, readers too."""
         return [*self.state.subscriptions.values(), *self._temporary]
+
+    def dead_letter_hosts(self) -> Mapping[str, Subscription]:
+        """Readers give nothing up."""
+        return self.state.subscriptions
 
     def refuse_if_closing(self) -> None:
         if self.closing:
@@ -224,6 +232,7 @@ class Topic:
     def _forget(self, subscription: Subscription) -> None:
         if self.state.subscriptions.get(subscription.name) is subscription:
             del self.state.subscriptions[subscription.name]
+            self.dead_letters.forget(subscription.name)
         subscription.forgotten()
 
     def subscription_idle(self, subscription: Subscription) -> None:
@@ -235,6 +244,7 @@ class Topic:
                 self._temporary.remove(subscription)
             if self.state.subscriptions.get(subscription.name) is subscription:
                 del self.state.subscriptions[subscription.name]
+                self.dead_letters.forget(subscription.name)
 
     def next_consumer_id(self) -> int:
         """Unique within the topic on this owner."""
@@ -325,6 +335,7 @@ class Topic:
         if self.closing:
             return
         self.closing = True
+        self.dead_letters.close()
         try:
             async with asyncio.timeout(self._limits.drain_timeout_s):
                 while self.log.pending_entries and not self.closed:
@@ -346,6 +357,7 @@ class Topic:
 
     def _end_sessions(self, error: MagnetarError) -> None:
         self.closing = self.closed = True
+        self.dead_letters.close()
         if self._held_back_end is not None:
             self._held_back_end.cancel()
         self.publishing.release_waiters()

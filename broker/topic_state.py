@@ -10,6 +10,7 @@ from broker.state_records import (
     Acknowledged,
     Checkpoint,
     CursorReset,
+    DeadLettersPlanned,
     FilterSet,
     Redelivered,
     SourceProgress,
@@ -95,7 +96,10 @@ class TopicState:
                 )
                 self._checkpoint_ordinal = record.next_ordinal
                 self._log.resume(record.next_ordinal, record.append_time_ms)
-            case Acknowledged() | CursorReset() | Redelivered() | FilterSet():
+            case (
+                Acknowledged() | CursorReset() | Redelivered() | FilterSet()
+                | DeadLettersPlanned()
+            ):
                 subscription = self.subscriptions.get(record.name)
                 if subscription is not None:  # deleted while the write was on its way
                     subscription.restore(record)

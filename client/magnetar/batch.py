@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from magnetar.entry import Codec, Columns, EntryView, encode_batch, select
+from magnetar.entry import Codec, Columns, EntryHeader, EntryView, encode_batch, select
 from magnetar.errors import MagnetarError
 from magnetar.message_id import MessageId
 
@@ -135,3 +135,15 @@ class Batch:
             tags=column("tag", None),
             properties=column("properties", None),
         )
+
+
+def encoded_batch(encoded: bytes, header: EntryHeader, created_s: float) -> Batch:
+    """A batch somebody else encoded; it is not checked."""
+    batch = Batch(header.first_sequence_id, created_s)
+    if header.last_sequence_id - header.first_sequence_id != header.count - 1:
+        view = EntryView(encoded, verify=False)
+        batch.sequence_ids = [view.sequence_id(index) for index in range(view.count)]
+    batch.count = header.count
+    batch.size_bytes = len(encoded)
+    batch.encoded = encoded
+    return batch

@@ -74,6 +74,11 @@ class Producer:
         return self._core.acknowledged_messages
 
     @property
+    def max_message_size_bytes(self) -> int:
+        """The largest batch the topic takes, as it said when the link was opened."""
+        return self._core.max_message_bytes
+
+    @property
     def pending_bytes(self) -> int:
         """Size of all messages not yet acknowledged."""
         return self._core.pending_bytes
@@ -175,6 +180,19 @@ class Producer:
                 if self._waker is not None:
                     self._wake()
                 return batch
+
+    def send_batch(self, batch: bytes) -> Tickets:
+        """Queue a batch encoded by `magnetar.entry.encode_batch` under this producer's name.
+
+        For those who copy messages from topic to topic and want their checksums kept, and all of
+        a batch stored or nothing of it. Raises what `send` raises.
+        """
+        if self._end is not None:
+            raise self._end
+        added = self._core.add_encoded(batch)
+        if self._waker is not None:
+            self._wake()
+        return Tickets([(added, 0, added.count)], self._partition)
 
     async def flush(self) -> None:
         """Wait until everything sent before is durable.

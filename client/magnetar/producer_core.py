@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from magnetar.batch import OVERHEAD_BYTES, Batch, Options
-from magnetar.entry import Codec
+from magnetar.batch import OVERHEAD_BYTES, Batch, Options, encoded_batch
+from magnetar.entry import Codec, parse_header
 from magnetar.errors import (
     ConnectionFailed,
     InvalidArgument,
@@ -177,6 +177,39 @@ class ProducerCore:
             if not self.limits.batching:
                 self._seal()
         return placed
+
+    def add_encoded(self, encoded: bytes) -> Batch:
+        """Put a batch that is encoded already behind all others, to be sent as it is.
+
+        Raises ProducerQueueFull, MessageTooLarge, and InvalidArgument for another producer's
+        batch, or for sequence ids that do not grow; InvalidFrame when it is no batch.
+        """
+        header = parse_header(encoded)
+        size = len(encoded)
+        if header.producer_name != self.producer_name:
+            raise InvalidArgument(
+                f"the batch names producer {header.producer_name!r}, this is"
+                f" {self.producer_name!r}"
+            )
+        if header.first_sequence_id <= self._last_added:
+            raise InvalidArgument(
+                f"sequence id {header.first_sequence_id} does not follow {self._last_added}"
+            )
+        if size > self.max_message_bytes:
+            raise MessageTooLarge(f"{size} bytes; the topic allows {self.max_message_bytes}")
+        if self.pending_bytes + size > self.limits.queue_bytes and self.pending_bytes:
+            self._refused_bytes = size
+            raise ProducerQueueFull(
+                f"{self.pending_bytes} bytes wait already; await ready() and send again"
+            )
+        self._seal()
+        batch = encoded_batch(encoded, header, self._clock.monotonic_s())
+        self._queue.append(batch)
+        self.pending_bytes += size
+        self._refused_bytes = 0
+        self._last_added = header.last_sequence_id
+        self._next_sequence_id = self._last_added + 1
+        return batch
 
     @property
     def has_room(self) -> bool:

@@ -11,7 +11,9 @@ from broker.state_records import (
     Acknowledged,
     Checkpoint,
     CursorReset,
+    DeadLettersPlanned,
     FilterSet,
+    PlannedPart,
     Redelivered,
     RedeliveryCount,
     SourceProgress,
@@ -44,6 +46,10 @@ RECORDS: dict[str, StateRecord] = {
     )),
     "sources_forgotten": SourcesForgotten(("~1-1", "~1-2")),
     "filter_set": FilterSet("s", "A || B", "größe > 1"),
+    "dead_letters_planned": DeadLettersPlanned(
+        "s", "persistent://public/default/orders-s-dead", 300,
+        (PlannedPart(7, 2, 0b101), PlannedPart(1 << 40, 0, 1 << 20)),
+    ),
     "checkpoint": Checkpoint(-1, -1, 0, 0),
 }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from broker.broker import Broker
 from broker.consumer_session import ConsumerSession
 from broker.conversation import Delivery, MessagePosition, OpenConsumer, Receipt
+from broker.dead_letter_lane import DeadLetterLimits
 from broker.ownership import ProbeResult
 from broker.producer_session import ProducerSession
 from broker.settings import BrokerLimits, BrokerSettings
@@ -28,10 +29,12 @@ from metadata.embedded import EmbeddedSession
 from metadata.ledgers import LedgerRepository
 from tenants.policies import TopicPolicies
 from tenants.resolver import PolicyResolver
+from tests.broker.memory_forwarder import MemoryForwarder
 from tests.ledger.cluster import LIMITS, Cluster, cluster, until
 
 TOPIC = "persistent://public/default/orders"
 NO_POLICIES = TopicPolicies()
+DEAD_LETTER_LIMITS = DeadLetterLimits(retry_first_s=0.002, retry_most_s=0.02)
 
 
 class TestClock(SystemClock):
@@ -87,6 +90,9 @@ class World:
     def __init__(self, ground: Cluster) -> None:
         self.ground = ground
         self.nodes: list[Node] = []
+        self.forwarder = MemoryForwarder(
+            lambda: [node.broker for node in self.nodes if node.broker.serving]
+        )
 
     async def broker(
         self, name: str = "b1", policies: TopicPolicies = NO_POLICIES,
@@ -105,7 +111,9 @@ class World:
         broker = Broker(
             session, ledgers, resolver, clock, chance, settings, probe,
             address or Address("127.0.0.1", 7000 + int(name.strip("b"))),
+            forwarder=self.forwarder,
         )
+        broker.dead_letters.limits = DEAD_LETTER_LIMITS
         await broker.start()
         node = Node(broker, session, directory, resolver, probe, clock)
         self.nodes.append(node)

@@ -1,0 +1,126 @@
+"""What a dead-letter lane has been given, and the next parcel of it to send."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.stored_entry import StoredEntry
+from magnetar.entry import parse_header, parse_prefix
+from magnetar.errors import InvalidFrame, MagnetarError
+
+OnDone = Callable[[MagnetarError | None], None]
+
+
+class Given:
+    """Messages of one entry that a subscription gave up, until each is dealt with.
+
+    `body` is None where so much is kept already that the entry is to be read again.
+    """
+
+    __slots__ = (
+        "attempts", "body", "count", "done", "entry_id", "epoch", "first_ordinal", "ledger_id",
+        "left", "reason", "size_bytes",
+    )
+
+    def __init__(
+        self, entry: StoredEntry, mask: int, attempts: int, reason: str, done: OnDone,
+        epoch: int, *, keep: bool,
+    ) -> None:
+        self.ledger_id = entry.ledger_id
+        self.entry_id = entry.entry_id
+        self.first_ordinal = entry.first_ordinal
+        self.count = entry.count
+        self.body = entry if keep else None
+        self.size_bytes = _opened_bytes(entry)
+        self.attempts = attempts
+        self.reason = reason
+        self.done = done
+        self.epoch = epoch
+        self.left = mask
+
+    def settle(self, mask: int) -> None:
+        """These are dealt with; after the last of them, whoever gave them is told."""
+        was, self.left = self.left, self.left & ~mask
+        if was and not self.left:
+            self.body = None
+            self.done(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Messages of something given: they travel together or are cut further."""
+
+    given: Given
+    mask: int
+
+
+class Waiting:
+    """Pieces in the order in which they came, and those set aside because they cannot go.
+
+    A key whose message is set aside takes its later messages with it, so that they keep their
+    order; other keys go on.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: deque[Piece] = deque()
+        self._aside: deque[Piece] = deque()
+        self._keys: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    @property
+    def messages(self) -> int:
+        """All of them, those set aside too."""
+        return sum(piece.mask.bit_count() for piece in (*self._pieces, *self._aside))
+
+    @property
+    def messages_aside(self) -> int:
+        return sum(piece.mask.bit_count() for piece in self._aside)
+
+    @property
+    def first_bytes(self) -> int:
+        """What the oldest piece's entry takes, decompressed."""
+        return self._pieces[0].given.size_bytes
+
+    def add(self, piece: Piece) -> None:
+        """Behind all others."""
+        self._pieces.append(piece)
+
+    def pop(self) -> Piece:
+        """The oldest."""
+        return self._pieces.popleft()
+
+    def put_back(self, pieces: list[Piece]) -> None:
+        """They were taken, in this order, and could not be sent."""
+        self._pieces.extendleft(reversed(pieces))
+
+    def set_aside(self, piece: Piece, key: str | None) -> None:
+        """It cannot go as things are."""
+        self._aside.append(piece)
+        if key is not None:
+            self._keys.add(key)
+
+    def holds(self, key: str | None) -> bool:
+        """An earlier message of the key is set aside."""
+        return key in self._keys
+
+    def try_aside_again(self) -> None:
+        """What was set aside comes before everything else."""
+        self._pieces.extendleft(reversed(self._aside))
+        self._aside.clear()
+        self._keys.clear()
+
+    def clear(self) -> None:
+        self._pieces.clear()
+        self._aside.clear()
+        self._keys.clear()
+
+
+def _opened_bytes(entry: StoredEntry) -> int:
+    try:
+        return parse_header(parse_prefix(entry.body)[1]).uncompressed_bytes
+    except InvalidFrame:  # told when its turn comes
+        return len(entry.body)
