@@ -19,6 +19,8 @@ from random import Random
 
 from broker.consumer_session import ConsumerSession
 from broker.conversation import (
+    SHARED_ACCESS,
+    Access,
     LookupResult,
     NotServing,
     OnDeliveries,
@@ -348,11 +350,13 @@ class Broker:
 
     async def open_producer(
         self, topic: str, producer_name: str, producer_epoch: int, reply: OnReceipts,
-        ended: OnEnded,
+        ended: OnEnded, access: Access = SHARED_ACCESS,
     ) -> ProducerSession:
-        """See Topic.open_producer. Raises NotOwner when another broker serves the topic."""
+        """See Publishing.open_producer. Raises NotOwner when another broker serves the topic."""
         opened = await self._topic(topic)
-        return await opened.open_producer(producer_name, producer_epoch, reply, ended)
+        return await opened.publishing.open_producer(
+            producer_name, producer_epoch, reply, ended, access
+        )
 
     async def open_consumer(
         self, request: OpenConsumer, deliver: OnDeliveries, ended: OnEnded,

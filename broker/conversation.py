@@ -30,6 +30,15 @@ class InitialPosition(IntEnum):
     EARLIEST = 1
 
 
+class AccessMode(IntEnum):
+    """Who else may publish to the topic."""
+
+    SHARED = 0
+    EXCLUSIVE = 1
+    WAIT_FOR_EXCLUSIVE = 2
+    EXCLUSIVE_WITH_FENCING = 3
+
+
 @dataclass(frozen=True, slots=True)
 class MessagePosition:
     """Messages of an entry as clients name them.
@@ -82,6 +91,19 @@ class Delivery(NamedTuple):
     redelivery_count: int
     epoch: int
     picked: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a producer asks for. `topic_epoch` is the one it was told before, 0 if never;
+    `waiting` is called when it has to wait for its turn."""
+
+    mode: AccessMode = AccessMode.SHARED
+    topic_epoch: int = 0
+    waiting: Callable[[], None] = lambda: None
+
+
+SHARED_ACCESS = Access()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from broker.conversation import OnEnded, OnReceipts, Receipt
 from broker.deduplication import Source
+from broker.producer_access import Admission
 from magnetar.errors import AlreadyClosed, MagnetarError
 from magnetar.runtime.network import Buffer
 
@@ -20,7 +21,7 @@ class PublishHost(Protocol):
 
     def publish(self, session: ProducerSession, batch: Buffer) -> None: ...
 
-    def producer_closed(self, session: ProducerSession) -> None: ...
+    def producer_closed(self, session: ProducerSession, *, for_good: bool) -> None: ...
 
     @property
     def congested(self) -> bool: ...
@@ -32,16 +33,17 @@ class ProducerSession:
     """Receipts of one turn of the event loop go out together."""
 
     __slots__ = (
-        "_ended", "_flush_scheduled", "_host", "_outstanding", "_reply", "barred", "closed",
-        "last_sequence_id", "max_message_size_bytes", "producer_epoch", "source",
+        "_ended", "_flush_scheduled", "_host", "_outstanding", "_reply", "admission", "barred",
+        "closed", "last_sequence_id", "max_message_size_bytes", "producer_epoch", "source",
     )
 
     def __init__(
-        self, host: PublishHost, source: Source, reply: OnReceipts, ended: OnEnded,
-        max_message_size_bytes: int,
+        self, host: PublishHost, source: Source, admission: Admission, reply: OnReceipts,
+        ended: OnEnded, max_message_size_bytes: int,
     ) -> None:
         self._host = host
         self.source = source
+        self.admission = admission
         self._reply = reply
         self._ended = ended
         self.producer_epoch = source.epoch
@@ -61,6 +63,11 @@ class ProducerSession:
     @property
     def producer_name(self) -> str:
         return self.source.name
+
+    @property
+    def topic_epoch(self) -> int:
+        """Of an exclusive producer; 0 for a shared one."""
+        return self.admission.topic_epoch
 
     @property
     def outstanding(self) -> int:
@@ -113,16 +120,16 @@ class ProducerSession:
         if due:
             self._reply(due)
 
-    def close(self) -> None:
-        """The client left; what is in flight is stored all the same."""
+    def close(self, *, for_good: bool = False) -> None:
+        """The client left, `for_good` when it said so; what is in flight is stored all the same."""
         if not self.closed:
             self.closed = True
-            self._host.producer_closed(self)
+            self._host.producer_closed(self, for_good=for_good)
 
     def end(self, error: MagnetarError) -> None:
         """The broker ends the session. Receipts that are due still go out before."""
         if not self.closed:
             self.flush()
             self.closed = True
-            self._host.producer_closed(self)
+            self._host.producer_closed(self, for_good=False)
             self._ended(error)

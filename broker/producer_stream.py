@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from broker.broker import Broker
 from broker.conversation import Receipt
 from broker.producer_session import ProducerSession
-from broker.stream_codec import error_of, produce_request, receipts_frame
+from broker.stream_codec import access_of, error_of, produce_request, receipts_frame
 from broker.stream_writer import Context, StreamWriter
 from magnetar.errors import InvalidFrame, MagnetarError
 from magnetar.wire import broker_pb2 as pb
@@ -49,12 +49,13 @@ class ProducerStream:
         try:
             self._session = session = await self._broker.open_producer(
                 opening.topic, opening.producer_name, opening.producer_epoch, self._reply,
-                self._end,
+                self._end, access_of(opening, self._waiting),
             )
             opened = pb.ProducerOpened(
                 producer_name=session.producer_name, producer_epoch=session.producer_epoch,
                 last_sequence_id=session.last_sequence_id,
                 max_message_size_bytes=session.max_message_size_bytes, topic=session.topic,
+                topic_epoch=session.topic_epoch,
             )
             self._writer.put(pb.ProduceReply(opened=opened).SerializeToString())
             async for frame in frames:
@@ -69,6 +70,9 @@ class ProducerStream:
             self._end(error)
             return
         self._writer.finish()
+
+    def _waiting(self) -> None:
+        self._writer.put(pb.ProduceReply(waiting=True).SerializeToString())
 
     def _take(self, session: ProducerSession, frame: bytes) -> bool:
         batches = decode_batches(frame)
@@ -102,6 +106,7 @@ class ProducerStream:
     def _close_if_done(self) -> None:
         session = self._session
         if session is not None and (not session.outstanding or session.closed or session.barred):
+            session.close(for_good=True)  # before the client hears of it, and another one comes
             self._writer.finish(pb.ProduceReply(closed=True).SerializeToString())
 
     def _end(self, error: MagnetarError) -> None:

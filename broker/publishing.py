@@ -12,8 +12,17 @@ from typing import Protocol
 
 from crc32c import crc32c
 
-from broker.conversation import ChecksumMismatch, OnEnded, OnReceipts, Receipt
+from broker.conversation import (
+    SHARED_ACCESS,
+    Access,
+    ChecksumMismatch,
+    OnEnded,
+    OnReceipts,
+    Receipt,
+)
 from broker.deduplication import BatchInFlight, Source
+from broker.producer_access import Admission
+from broker.producer_door import ProducerDoor
 from broker.producer_session import ProducerSession
 from broker.settings import BrokerLimits
 from broker.stored_entry import StoredEntry
@@ -87,8 +96,9 @@ class Publishing:
         self._clock = clock
         self._counters = counters
         self.producers: dict[str, ProducerSession] = {}
-        self.opening: set[str] = set()
-        """Names of producers that are about to open."""
+        self.door = ProducerDoor(state.access, state.write, self._put_out)
+        self.opening = 0
+        """How many producers are about to open, or wait for their turn."""
         self._names_given = 0
         self._room_waiters: list[asyncio.Future[None]] = []
 
@@ -102,13 +112,19 @@ class Publishing:
         """More bytes are on their way to the bookies than may be."""
         return self._log.pending_bytes > self._limits.pending_publish_bytes
 
+    def loaded(self) -> None:
+        """The state is read; producers may come."""
+        self.door.loaded(self._limits.exclusive_return_s)
+
     async def open_producer(
-        self, name: str, epoch: int, reply: OnReceipts, ended: OnEnded
+        self, name: str, epoch: int, reply: OnReceipts, ended: OnEnded,
+        access: Access = SHARED_ACCESS,
     ) -> ProducerSession:
         """A producer; an empty name gets an automatic one.
 
-        Waits until no batch of an earlier session of the name is in flight, so that
-        `last_sequence_id` is what is really stored. Raises ProducerFenced, InvalidArgument.
+        Waits for its turn where `access` says so, then until no batch of an earlier session of
+        the name is in flight, so that `last_sequence_id` is what is really stored. Raises
+        ProducerFenced, ProducerBusy, InvalidArgument.
         """
         self._host.refuse_if_closing()
         new_name = not name
@@ -119,31 +135,54 @@ class Publishing:
             raise InvalidArgument("a producer name has at most 1024 bytes")
         if len(self.producers) >= self._limits.producers_a_topic and name not in self.producers:
             raise InvalidArgument(f"{self.name} has all the producers it may have")
-        source = self._state.sources.open(name, epoch, new_name=new_name)
+        self.opening += 1
+        try:
+            admission = await self.door.enter(name, access)
+            try:
+                self._host.refuse_if_closing()
+                source = self._state.sources.open(name, epoch, new_name=new_name)
+                session = ProducerSession(
+                    self, source, admission, reply, ended,
+                    self._host.policies.max_message_size_bytes,
+                )
+            except BaseException:
+                self.door.leave(admission, for_good=not access.topic_epoch)
+                raise
+            await self._take_name(session, for_good=not access.topic_epoch)
+        finally:
+            self.opening -= 1
+        return session
+
+    async def _take_name(self, session: ProducerSession, *, for_good: bool) -> None:
+        """End the name's older session, and wait until what it sent is stored and the new epoch
+        durable. `for_good`: if that fails, the producer was never told that it is open."""
+        name, source = session.producer_name, session.source
         before = self.producers.pop(name, None)
         if before is not None:
             before.end(_taken_over(name, before.producer_epoch == source.epoch))
             source.idle_since_ms = 0
-        session = ProducerSession(
-            self, source, reply, ended, self._host.policies.max_message_size_bytes
-        )
         self.producers[name] = session
-        self.opening.add(name)
         try:
             if source.in_flight:
                 await self._stored(source.in_flight[-1])
             if not source.automatic:
                 await self._host.durable_epoch()
+            self._host.refuse_if_closing()
+            if session.closed:
+                raise session.admission.fenced or _taken_over(
+                    name, session.producer_epoch == source.epoch)
         except BaseException:
-            session.close()
+            session.close(for_good=for_good)
             raise
-        finally:
-            self.opening.discard(name)
-        self._host.refuse_if_closing()
-        if session.closed:
-            raise _taken_over(name, session.producer_epoch == source.epoch)
         session.last_sequence_id = source.last_stored
-        return session
+
+    def _put_out(self, admissions: tuple[Admission, ...]) -> None:
+        """These are fenced, at once: nothing more of theirs is taken."""
+        out = {admission: admission.fenced for admission in admissions}
+        for session in list(self.producers.values()):
+            error = out.get(session.admission)
+            if error is not None:
+                session.end(error)
 
     async def _stored(self, batch: BatchInFlight) -> None:
         """Wait for this batch and no other; raises NotOwner when the topic closes before."""
@@ -164,9 +203,10 @@ class Publishing:
         self._room_waiters.append(waiter)
         await waiter
 
-    def producer_closed(self, session: ProducerSession) -> None:
+    def producer_closed(self, session: ProducerSession, *, for_good: bool) -> None:
         """Called by the session when its stream ended."""
         self._host.touch()
+        self.door.leave(session.admission, for_good=for_good)
         if self.producers.get(session.producer_name) is session:
             del self.producers[session.producer_name]
             self._state.sources.closed(session.source, self._clock.wall_ms())
@@ -271,7 +311,15 @@ class Publishing:
         while self.congested and not self._host.closing:
             await self._room_or_end()
 
+    def end(self, error: MagnetarError) -> None:
+        """The topic ends here: end every producer, and whoever waits."""
+        self.door.shut(error)
+        self.release_waiters()
+        for producer in list(self.producers.values()):
+            producer.end(error)
+
     def release_waiters(self) -> None:
+        """Let those look again who wait for room."""
         waiters, self._room_waiters = self._room_waiters, []
         for waiter in waiters:
             if not waiter.done():

@@ -46,6 +46,11 @@ class BrokerLimits:
     """Each owner writes to a ledger of its own; more of them are replaced by a snapshot."""
     topics: int = 100_000
     producers_a_topic: int = 10_000
+    waiting_producers_a_topic: int = 1_000
+    """Producers that wait for exclusive access."""
+    exclusive_return_s: float = 10.0
+    """After a change of owner nobody takes an exclusive producer's place for so long, unless by
+    fencing; longer than clients need to notice that their broker fell silent."""
     subscriptions_a_topic: int = 10_000
     consumers_a_subscription: int = 10_000
     topic_watchers: int = 10_000

@@ -155,9 +155,22 @@ class DeadLettersPlanned:
         return sum(part.mask.bit_count() for part in self.parts)
 
 
+@dataclass(frozen=True, slots=True)
+class TopicEpoch:
+    """The newest epoch given to an exclusive producer, and who may come back with it.
+
+    `claimant` empty: nobody may. `connected`: it had the topic when this was written.
+    """
+
+    epoch: int
+    claimant: str
+    connected: bool
+
+
 StateRecord = (
     SubscriptionCreated | SubscriptionDeleted | Acknowledged | CursorReset | Redelivered
     | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet | DeadLettersPlanned
+    | TopicEpoch
 )
 
 
@@ -172,6 +185,7 @@ class _Kind(IntEnum):
     CHECKPOINT = 8
     FILTER_SET = 16
     DEAD_LETTERS_PLANNED = 23
+    TOPIC_EPOCH = 32
 
 
 class _Writer:
@@ -303,6 +317,11 @@ def encode(record: StateRecord) -> bytes:
                 record.append_time_ms,
             ):
                 out.number(value)
+        case TopicEpoch():
+            out = _Writer(_Kind.TOPIC_EPOCH)
+            out.number(record.epoch)
+            out.text(record.claimant)
+            out.number(int(record.connected))
     return bytes(out.out)
 
 
@@ -371,6 +390,11 @@ def _read_created(data: _Reader) -> SubscriptionCreated:
     return SubscriptionCreated(name, SubscriptionKind(kind), floor, created_ms)
 
 
+def _read_topic_epoch(data: _Reader) -> TopicEpoch:
+    epoch, claimant, connected = data.number(), data.text(), data.number()
+    return TopicEpoch(epoch, claimant, bool(connected))
+
+
 _READERS: dict[int, Callable[[_Reader], StateRecord]] = {
     _Kind.SUBSCRIPTION_CREATED: _read_created,
     _Kind.SUBSCRIPTION_DELETED: lambda data: SubscriptionDeleted(data.text()),
@@ -388,6 +412,7 @@ _READERS: dict[int, Callable[[_Reader], StateRecord]] = {
     ),
     _Kind.DEAD_LETTERS_PLANNED: _read_planned,
     _Kind.FILTER_SET: lambda data: FilterSet(data.text(), data.text(), data.text()),
+    _Kind.TOPIC_EPOCH: _read_topic_epoch,
 }
 
 

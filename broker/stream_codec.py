@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from google.protobuf.message import DecodeError
 
 from broker.conversation import (
+    Access,
+    AccessMode,
     ChecksumMismatch,
     Delivery,
     InitialPosition,
@@ -17,7 +19,7 @@ from broker.conversation import (
 )
 from broker.selector import parse_filter
 from broker.state_records import SubscriptionKind
-from magnetar.errors import InvalidFrame, MagnetarError
+from magnetar.errors import InvalidFrame, MagnetarError, NotSupported
 from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.errors import to_error
 from magnetar.wire.frames import Delivered, encode_deliveries
@@ -38,6 +40,17 @@ def produce_request(frame: bytes) -> pb.ProduceRequest:
         return pb.ProduceRequest.FromString(frame)
     except DecodeError as error:
         raise InvalidFrame(f"not a ProduceRequest: {error}") from error
+
+
+def access_of(opening: pb.OpenProducer, waiting: Callable[[], None]) -> Access:
+    """Raises NotSupported for a mode of a later version."""
+    try:
+        mode = AccessMode(opening.access_mode)
+    except ValueError as error:
+        raise NotSupported(
+            f"access mode {opening.access_mode} is not known to this broker"
+        ) from error
+    return Access(mode, opening.topic_epoch, waiting)
 
 
 def consume_request(frame: bytes) -> pb.ConsumeRequest:

@@ -15,11 +15,9 @@ from broker.consumer_session import ConsumerSession
 from broker.conversation import (
     OnDeliveries,
     OnEnded,
-    OnReceipts,
     OpenConsumer,
 )
 from broker.dead_letters import DeadLetterOffice
-from broker.producer_session import ProducerSession
 from broker.publishing import Publishing, TopicCounters
 from broker.retention import Retention
 from broker.settings import BrokerLimits
@@ -83,6 +81,7 @@ class Topic:
         self.state.sources.nobody_is_connected(self._clock.wall_ms())
         for name in self.state.subscriptions:
             self.dead_letters.resume(name)
+        self.publishing.loaded()
 
     @property
     def name(self) -> str:
@@ -111,12 +110,6 @@ class Topic:
             raise NotOwner(f"this broker gives up {self._name}; look it up again")
 
     # --- producers
-
-    async def open_producer(
-        self, name: str, epoch: int, reply: OnReceipts, ended: OnEnded
-    ) -> ProducerSession:
-        """See Publishing.open_producer."""
-        return await self.publishing.open_producer(name, epoch, reply, ended)
 
     def touch(self) -> None:
         """Somebody uses the topic, or did until now."""
@@ -360,9 +353,7 @@ class Topic:
         self.dead_letters.close()
         if self._held_back_end is not None:
             self._held_back_end.cancel()
-        self.publishing.release_waiters()
-        for producer in list(self.publishing.producers.values()):
-            producer.end(error)
+        self.publishing.end(error)
         for subscription in self.subscriptions():
             subscription.close()
             subscription.fail(error)

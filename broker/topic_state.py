@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from broker.deduplication import Deduplication
+from broker.producer_access import ProducerAccess
 from broker.settings import BrokerLimits
 from broker.state_records import (
     Acknowledged,
@@ -19,6 +20,7 @@ from broker.state_records import (
     StateRecord,
     SubscriptionCreated,
     SubscriptionDeleted,
+    TopicEpoch,
     decode,
     encode,
 )
@@ -51,6 +53,7 @@ class TopicState:
         self._on_failed = on_failed
         self.subscriptions: dict[str, Subscription] = {}
         self.sources = Deduplication(limits.remembered_batches, limits.automatic_sources)
+        self.access = ProducerAccess(limits.waiting_producers_a_topic)
         self.checkpoint_position = BEFORE_FIRST
         self._checkpoint_ordinal = 0
         self._since_entries = 0
@@ -90,6 +93,8 @@ class TopicState:
                     self.sources.restore(progress)
             case SourcesForgotten():
                 self.sources.forget(record.names)
+            case TopicEpoch():
+                self.access.restore(record)
             case Checkpoint():
                 self.checkpoint_position = Position(
                     LedgerId(record.ledger_id), EntryId(record.entry_id)
@@ -171,6 +176,8 @@ class TopicState:
             if subscription.durable and not subscription.deleted:
                 records += subscription.snapshot()
         records += [SourcesAdvanced(part) for part in _in_parts(self.sources.snapshot())]
+        if self.access.epoch:
+            records.append(self.access.record)
         records.append(self._checkpoint_record())
         return records
 

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from magnetar.acknowledgements import Acknowledgement
     from magnetar.client import Client
     from magnetar.consumer import Consumer
-    from magnetar.enums import CompressionType, ConsumerType, InitialPosition
+    from magnetar.enums import (
+        CompressionType,
+        ConsumerType,
+        InitialPosition,
+        ProducerAccessMode,
+    )
     from magnetar.errors import MagnetarError
     from magnetar.message import Message
     from magnetar.message_id import MessageId
@@ -31,16 +36,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Acknowledgement", "Client", "CompressionType", "Consumer", "ConsumerType",
-    "InitialPosition", "MagnetarError", "Message", "MessageId", "Producer", "Reader", "Ticket",
-    "Tickets", "TopicName", "__version__",
+    "InitialPosition", "MagnetarError", "Message", "MessageId", "Producer",
+    "ProducerAccessMode", "Reader", "Ticket", "Tickets", "TopicName", "__version__",
 ]
 
 _HOMES = {
     "Acknowledgement": "acknowledgements", "Client": "client", "CompressionType": "enums",
     "Consumer": "consumer", "ConsumerType": "enums", "InitialPosition": "enums",
     "MagnetarError": "errors", "Message": "message", "MessageId": "message_id",
-    "Producer": "producer", "Reader": "reader", "Ticket": "ticket", "Tickets": "ticket",
-    "TopicName": "topic",
+    "Producer": "producer", "ProducerAccessMode": "enums", "Reader": "reader",
+    "Ticket": "ticket", "Tickets": "ticket", "TopicName": "topic",
 }
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from magnetar.connection import Connections, ConnectionSettings
 from magnetar.consumer import Consumer
 from magnetar.entry import Codec
-from magnetar.enums import CompressionType, ConsumerType, InitialPosition
+from magnetar.enums import CompressionType, ConsumerType, InitialPosition, ProducerAccessMode
 from magnetar.errors import AlreadyClosed, InvalidArgument, MagnetarError, NotSupported
 from magnetar.message_id import MessageId
 from magnetar.producer import Producer
@@ -66,6 +66,7 @@ class Client:
         batching_max_allowed_size_in_bytes: int = 128 * 1024,
         max_pending_bytes: int = 16 << 20,
         properties: Mapping[str, str] | None = None,
+        access_mode: ProducerAccessMode = ProducerAccessMode.Shared,
     ) -> Producer:
         """A producer. The topic is created where the namespace's policy allows.
 
@@ -73,6 +74,9 @@ class Client:
         `initial_sequence_id` begins after that number instead, so that what is stored already is
         recognised. A message not durable within `send_timeout_millis` (0: no limit) fails with
         OperationTimeout. Batches form by themselves while others are under way.
+
+        `access_mode` says who else may publish to the topic; raises ProducerBusy where it cannot
+        be had. With WaitForExclusive this waits for its turn, however long; cancel it to give up.
         """
         name = self._topic(topic)
         if batching_max_allowed_size_in_bytes < 1 or max_pending_bytes < 1:
@@ -87,7 +91,7 @@ class Client:
             initial_sequence_id=initial_sequence_id, send_timeout_s=send_timeout_millis / 1000)
         core.producer_name = producer_name
         return await self._opened(
-            Producer(self._connections, name, core, properties or {}))
+            Producer(self._connections, name, core, properties or {}, access_mode))
 
     async def subscribe(
         self,

@@ -111,8 +111,9 @@ class Stream:
 
 Open = Callable[[bool], bytes]
 """The first frame of a stream; told whether the broker is to relay it."""
-Opened = Callable[[bytes], None]
-"""Takes the first reply; raises what it says went wrong."""
+Opened = Callable[[bytes], bool]
+"""Takes the first replies; False: the broker asks for patience, and another comes. Raises what a
+reply says went wrong."""
 
 
 class Connections:
@@ -137,8 +138,9 @@ class Connections:
     ) -> Stream:
         """Look the topic up and open a stream to its owner, again until it works.
 
-        `deadline_s` is on the monotonic clock; None tries for ever. Raises the first error that
-        another attempt cannot cure, and ConnectionFailed or OperationTimeout at the deadline.
+        `deadline_s` is on the monotonic clock; None tries for ever, as it does from when a broker
+        asks for patience. Raises the first error that another attempt cannot cure, and
+        ConnectionFailed or OperationTimeout at the deadline.
         """
         backoff = Backoff(self.random)
         before: MagnetarError | None = None
@@ -148,9 +150,11 @@ class Connections:
                 async with asyncio.timeout(self._attempt_s(deadline_s)):
                     via, reply = await self._look_up(topic, unreachable)
                 owner = via if reply.relay else reply.owner_address
-                async with asyncio.timeout(self._attempt_s(deadline_s)):
-                    return await self._open_at(
-                        owner, method, first_frame(reply.relay), opened)
+                async with asyncio.timeout(self._attempt_s(deadline_s)) as attempt:
+                    stream = await self._open_at(owner, method, first_frame(reply.relay))
+                    while not await self._told(stream, opened):
+                        attempt.reschedule(deadline_s := None)
+                    return stream
             except TimeoutError as error:
                 failure: MagnetarError = OperationTimeout(
                     f"no answer from {owner or ', '.join(self._url.addresses)}")
@@ -236,7 +240,7 @@ class Connections:
         except asyncio.CancelledError as error:
             raise _cancelled(error, address) from None
 
-    async def _open_at(self, address: str, method: str, frame: bytes, opened: Opened) -> Stream:
+    async def _open_at(self, address: str, method: str, frame: bytes) -> Stream:
         channel = await self._channel(address)
         try:
             stream = Stream(channel.stream_stream(method)(), address)
@@ -244,11 +248,17 @@ class Connections:
             raise LinkLost(f"{address}: the channel was closed") from error
         try:
             await stream.write(frame)
-            opened(await stream.read())
         except BaseException:
             stream.close()
             raise
         return stream
+
+    async def _told(self, stream: Stream, opened: Opened) -> bool:
+        try:
+            return opened(await stream.read())
+        except BaseException:
+            stream.close()
+            raise
 
     async def _channel(self, address: str) -> grpc.aio.Channel:
         """A channel whose broker has said that it speaks this protocol."""

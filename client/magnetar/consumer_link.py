@@ -186,10 +186,11 @@ class ConsumerLink(ABC):
         opening.topic, opening.relay = self.topic, relay
         return pb.ConsumeRequest(open=opening).SerializeToString()
 
-    def _opened(self, frame: bytes) -> None:
+    def _opened(self, frame: bytes) -> bool:
         reply = _parsed(frame)
         if not reply.HasField("opened"):
             raise ConnectionFailed("the broker did not answer the opening of the consumer")
+        return True
 
     async def _run(self) -> None:
         backoff = Backoff(self._connections.random)

@@ -20,6 +20,19 @@ class ConsumerType(Enum):
     """Every member gets everything, and keeps a position of its own under its name."""
 
 
+class ProducerAccessMode(Enum):
+    """Who else may publish to the topic."""
+
+    Shared = "shared"
+    """Any number of producers."""
+    Exclusive = "exclusive"
+    """Nobody: refused with ProducerBusy while others are connected."""
+    WaitForExclusive = "wait_for_exclusive"
+    """Nobody: the opening waits until the others have left, in the order of coming."""
+    ExclusiveWithFencing = "exclusive_with_fencing"
+    """Nobody: the others are ended with ProducerFenced."""
+
+
 class InitialPosition(Enum):
     """Where a new subscription begins."""
 

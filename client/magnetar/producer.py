@@ -11,6 +11,7 @@ from types import TracebackType
 from magnetar.backoff import Backoff
 from magnetar.batch import Batch, Options
 from magnetar.connection import PRODUCE, Connections, Stream
+from magnetar.enums import ProducerAccessMode
 from magnetar.errors import (
     AlreadyClosed,
     ConnectionFailed,
@@ -18,6 +19,7 @@ from magnetar.errors import (
     InvalidFrame,
     MagnetarError,
     OperationTimeout,
+    ProducerBusy,
     ProducerQueueFull,
     SequenceOverlap,
 )
@@ -35,12 +37,17 @@ class Producer:
     def __init__(
         self, connections: Connections, topic: TopicName, core: ProducerCore,
         properties: Mapping[str, str],
+        access_mode: ProducerAccessMode = ProducerAccessMode.Shared,
     ) -> None:
         self._connections = connections
         self._topic = topic
         self._partition = topic.partition
         self._core = core
         self._properties = dict(properties)
+        self._access_mode = access_mode
+        self._topic_epoch = 0
+        self._busy: ProducerBusy | None = None
+        """Why the last attempt to come back was refused."""
         self._stream: Stream | None = None
         self._task: asyncio.Task[None] | None = None
         self._waker: asyncio.Future[None] | None = None
@@ -62,6 +69,12 @@ class Producer:
     def producer_name(self) -> str:
         """The name the broker knows it by; given by the broker when none was chosen."""
         return self._core.producer_name
+
+    @property
+    def topic_epoch(self) -> int:
+        """Of an exclusive producer: above those of all exclusive producers the topic had before;
+        0 for a shared one."""
+        return self._topic_epoch
 
     @property
     def last_sequence_id(self) -> int:
@@ -232,29 +245,40 @@ class Producer:
 
     async def open(self, deadline_s: float) -> None:
         """Open the first link; called once by the client."""
-        self._stream = await self._connect(deadline_s)
+        self._stream = await self._connect(deadline_s, RETRYABLE)
         self._task = asyncio.get_running_loop().create_task(
             self._run(), name=f"magnetar producer {self.producer_name}")
 
-    async def _connect(self, deadline_s: float | None) -> Stream:
+    async def _connect(
+        self, deadline_s: float | None, retry: tuple[type[MagnetarError], ...]
+    ) -> Stream:
         return await self._connections.open_stream(
-            self.topic, PRODUCE, self._first_frame, self._opened, deadline_s)
+            self.topic, PRODUCE, self._first_frame, self._opened, deadline_s, retry=retry)
 
     def _first_frame(self, relay: bool) -> bytes:
         return pb.ProduceRequest(open=pb.OpenProducer(
             topic=self.topic, producer_name=self._core.producer_name,
             producer_epoch=self._core.producer_epoch, properties=self._properties, relay=relay,
+            access_mode=_ACCESS_MODES[self._access_mode], topic_epoch=self._topic_epoch,
         )).SerializeToString()
 
-    def _opened(self, frame: bytes) -> None:
-        reply = _parsed(frame)
+    def _opened(self, frame: bytes) -> bool:
+        try:
+            reply = _parsed(frame)
+        except ProducerBusy as error:
+            self._busy = error
+            raise
+        if reply.waiting:
+            return False
         if not reply.HasField("opened"):
             raise ConnectionFailed("the broker did not answer the opening of the producer")
         opened = reply.opened
         self._core.opened(
             opened.producer_name, opened.producer_epoch, opened.last_sequence_id,
             opened.max_message_size_bytes)
+        self._topic_epoch, self._busy = opened.topic_epoch, None
         self._receipts(reply)
+        return True
 
     async def _run(self) -> None:
         """Keep a link, until the producer is closed or an error no new link can cure."""
@@ -284,13 +308,15 @@ class Producer:
             raise
 
     async def _reconnect(self) -> Stream:
-        connecting = asyncio.get_running_loop().create_task(self._connect(None))
+        connecting = asyncio.get_running_loop().create_task(
+            # A shared producer waits until the exclusive one that came meanwhile has left.
+            self._connect(None, (*RETRYABLE, ProducerBusy)))
         try:
             while not connecting.done():
                 left_s = self._core.seconds_to_expiry()
                 await asyncio.wait(
                     {connecting}, timeout=1.0 if left_s is None else max(min(left_s, 1.0), 0.0))
-                self._tell(self._core.expire())
+                self._tell(self._core.expire(self._busy))
             return await connecting
         finally:
             connecting.cancel()
@@ -426,6 +452,14 @@ class Producer:
             size_bytes += _text_bytes(key) + _text_bytes(value) + 8
         return Options(
             copied, partition_key, ordering_key, event_timestamp, deliver_at, tag, size_bytes)
+
+
+_ACCESS_MODES = {
+    ProducerAccessMode.Shared: pb.PRODUCER_SHARED,
+    ProducerAccessMode.Exclusive: pb.PRODUCER_EXCLUSIVE,
+    ProducerAccessMode.WaitForExclusive: pb.PRODUCER_WAIT_FOR_EXCLUSIVE,
+    ProducerAccessMode.ExclusiveWithFencing: pb.PRODUCER_EXCLUSIVE_WITH_FENCING,
+}
 
 
 def is_tag(text: object) -> bool:

@@ -315,16 +315,18 @@ class ProducerCore:
             return None
         return oldest.created_s + self._send_timeout_s - self._clock.monotonic_s()
 
-    def expire(self) -> list[Batch]:
-        """Fail everything when the oldest waited too long, since order forbids to skip it.
+    def expire(self, reason: MagnetarError | None = None) -> list[Batch]:
+        """Fail everything when the oldest waited too long, since order forbids to skip it;
+        `reason` is why there is no link, if that is known.
 
         The link must be replaced when this answers with batches.
         """
         left = self.seconds_to_expiry()
         if left is None or left > 0:
             return []
+        why = f" ({reason})" if reason is not None else ""
         return self.fail_all(OperationTimeout(
-            f"not acknowledged within {self._send_timeout_s:g} s; it may or may not be stored"
+            f"not acknowledged within {self._send_timeout_s:g} s; it may or may not be stored{why}"
         ))
 
     def fail_all(self, error: MagnetarError) -> list[Batch]:

@@ -24,6 +24,7 @@ from broker.state_records import (
     SubscriptionCreated,
     SubscriptionDeleted,
     SubscriptionKind,
+    TopicEpoch,
     decode,
     encode,
 )
@@ -51,6 +52,7 @@ RECORDS: dict[str, StateRecord] = {
         (PlannedPart(7, 2, 0b101), PlannedPart(1 << 40, 0, 1 << 20)),
     ),
     "checkpoint": Checkpoint(-1, -1, 0, 0),
+    "topic_epoch": TopicEpoch(300, "führung", True),
 }
 
 

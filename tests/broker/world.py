@@ -10,7 +10,14 @@ from dataclasses import dataclass, field, replace
 
 from broker.broker import Broker
 from broker.consumer_session import ConsumerSession
-from broker.conversation import Delivery, MessagePosition, OpenConsumer, Receipt
+from broker.conversation import (
+    SHARED_ACCESS,
+    Access,
+    Delivery,
+    MessagePosition,
+    OpenConsumer,
+    Receipt,
+)
 from broker.dead_letter_lane import DeadLetterLimits
 from broker.ownership import ProbeResult
 from broker.producer_session import ProducerSession
@@ -173,11 +180,12 @@ class Publisher:
 
     @classmethod
     async def open(
-        cls, node: Node, name: str = "", epoch: int = 0, topic: str = TOPIC
+        cls, node: Node, name: str = "", epoch: int = 0, topic: str = TOPIC,
+        access: Access = SHARED_ACCESS,
     ) -> Publisher:
         made = cls()
         made.session = await node.broker.open_producer(
-            topic, name, epoch, made.receipts.extend, made.ended.append
+            topic, name, epoch, made.receipts.extend, made.ended.append, access
         )
         made.next_sequence_id = made.session.last_sequence_id + 1
         return made

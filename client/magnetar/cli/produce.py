@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,15 @@ from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl
 from magnetar.errors import InvalidArgument
 
 LINES_A_CALL = 512
+
+
+class AccessMode(StrEnum):
+    """ProducerAccessMode, as it is typed."""
+
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+    WAIT_FOR_EXCLUSIVE = "wait-for-exclusive"
+    EXCLUSIVE_WITH_FENCING = "exclusive-with-fencing"
 
 
 def _lines(file: str) -> Iterator[bytes]:
@@ -69,6 +79,9 @@ def produce(
         list[str] | None,
         typer.Option("-p", "--property", metavar="KEY=VALUE", help="Of every message."),
     ] = None,
+    access_mode: Annotated[
+        AccessMode, typer.Option(help="Who else may publish; what is not shared may wait or fail.")
+    ] = AccessMode.SHARED,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Publish messages; the last line on stderr says how many are durable.
@@ -77,6 +90,7 @@ def produce(
     """
     if not message and not file:
         raise InvalidArgument("nothing to publish: give -m TEXT or -f FILE (- for stdin)")
+    from magnetar.enums import ProducerAccessMode
     from magnetar.sync import Client
 
     pairs = _pairs(property or [])
@@ -85,7 +99,10 @@ def produce(
     first = -1 if name else None
     with (
         Client(url, operation_timeout_seconds=TIMEOUT_S) as client,
-        client.create_producer(topic, producer_name=name, initial_sequence_id=first) as producer,
+        client.create_producer(
+            topic, producer_name=name, initial_sequence_id=first,
+            access_mode=ProducerAccessMode(access_mode.replace("-", "_")),
+        ) as producer,
     ):
         try:
             for chunk in _chunks(_contents(message or [], file or [])):
