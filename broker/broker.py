@@ -37,6 +37,8 @@ from broker.settings import BrokerSettings
 from broker.tail_cache import TailCache
 from broker.topic import Topic
 from broker.topic_catalog import TopicCatalog
+from broker.topic_deletion import TopicDeletion
+from broker.topic_lifecycle import TopicLifecycle
 from broker.topic_log import TopicLog
 from broker.topic_registry import TopicRegistry
 from broker.topic_watches import TopicWatches
@@ -49,6 +51,7 @@ from magnetar.errors import (
     LedgerFenced,
     MagnetarError,
     MetadataError,
+    NotFound,
     NotOwner,
     NotSupported,
 )
@@ -56,7 +59,7 @@ from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Address
 from magnetar.topic import TopicName
 from metadata.brokers import BrokerDirectory, BrokerRegistration, BrokerRepository
-from metadata.partitioned_topics import PartitionedTopicRecord
+from metadata.partitioned_topics import AnyTopicRecord, PartitionedTopicRecord
 from metadata.store import Cancel, MetadataStore, SessionState
 from metadata.topics import Owner, TopicRecord, TopicRepository
 from tenants.policies import TopicPolicies
@@ -125,6 +128,10 @@ class Broker:
         self.ownership = Ownership(
             self._me, self._brokers, self.directory, probe, clock, settings.limits
         )
+        self._deletion = TopicDeletion(store, self.catalog, ledgers, clock, self._me)
+        self.lifecycle = TopicLifecycle(
+            self.catalog, self.registry, self._deletion, self._topic
+        )
         self._held_back: dict[str, Owner] = {}
         self._watches: dict[str, Cancel] = {}
         self._cancels: list[Cancel] = []
@@ -170,6 +177,7 @@ class Broker:
         owned = [(topic.name, topic.log.log.owner) for topic in self.registry.all()]
         for error in await self.registry.unload_all():
             _log.warning("a topic did not close in good order: %s", error)
+        await self._deletion.stop()
         await asyncio.gather(*(self._release(name, owner) for name, owner in owned))
         for cancel in (*self._cancels, *self._watches.values()):
             cancel()
@@ -189,6 +197,7 @@ class Broker:
         for cancel in (*self._cancels, *self._watches.values()):
             cancel()
         self.registry.abandon_all()
+        self._deletion.abandon()
 
     def _running_tasks(self) -> list[asyncio.Task[None]]:
         single = (self._register_task, self._policies_task)
@@ -327,7 +336,7 @@ class Broker:
         self._refuse_unless_serving()
         if self.registry.get(name.full) is not None:
             return LookupResult(str(self._address), name.full)
-        record = await self.catalog.obtain(name)
+        record = await self._obtain(name)
         if isinstance(record, PartitionedTopicRecord):
             return LookupResult(str(self._address), name.full, partitions=record.partitions)
         decision = await self.ownership.for_lookup(name.full, record.owner, unreachable_address)
@@ -390,12 +399,24 @@ class Broker:
 
     async def _record(self, name: TopicName) -> TopicRecord:
         """The record of a topic that is a log itself, made now where the policy allows."""
-        record = await self.catalog.obtain(name)
+        record = await self._obtain(name)
         if isinstance(record, PartitionedTopicRecord):
             raise InvalidArgument(
                 f"{name.full} is partitioned; open its partitions {name.with_partition(0).local}"
                 f" to {name.with_partition(record.partitions - 1).local}"
             )
+        return record
+
+    async def _obtain(self, name: TopicName) -> AnyTopicRecord:
+        """The record of what has the name, made now where the policy allows."""
+        record = await self.catalog.obtain(name)
+        while isinstance(record, TopicRecord) and record.deleting:
+            await self.registry.until_closed(name.full)
+            decision = await self.ownership.for_opening(record.owner)
+            if decision.broker is not None:
+                return record  # whoever asks is sent to the broker that deletes it
+            await self._deletion.finish(name.full)
+            record = await self.catalog.obtain(name)
         return record
 
     # --- loading
@@ -417,6 +438,11 @@ class Broker:
             )
         except LedgerFenced as error:
             raise NotOwner(f"another broker took {name}: {error}; look it up again") from error
+        except NotFound as error:
+            raise NotOwner(f"{name} was deleted meanwhile; look it up again") from error
+        if log.record.deleting:
+            log.abandon("it is being deleted")
+            raise NotOwner(f"{name} is being deleted; look it up again")
         topic = Topic(
             name, TopicLog(log, self.cache, self._clock), policies, self.settings.limits,
             self._clock, self._gate, self.counters, self._closed, self.dead_letters,
@@ -464,8 +490,11 @@ class Broker:
 
         async def read() -> None:
             with contextlib.suppress(MagnetarError):
-                record, _ = await self._topics.get(topic.name)
-                if record.owner != mine and not topic.closing:
+                try:
+                    owner = (await self._topics.get(topic.name))[0].owner
+                except NotFound:
+                    owner = None
+                if owner != mine and not topic.closing:
                     topic.abandon()
 
         def changed() -> None:

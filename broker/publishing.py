@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from crc32c import crc32c
@@ -24,6 +25,7 @@ from broker.deduplication import BatchInFlight, Source
 from broker.producer_access import Admission
 from broker.producer_door import ProducerDoor
 from broker.producer_session import ProducerSession
+from broker.publish_gate import PublishGate
 from broker.settings import BrokerLimits
 from broker.stored_entry import StoredEntry
 from broker.topic_log import TopicLog
@@ -60,6 +62,7 @@ class PublishingHost(Protocol):
     """What publishing needs of its topic."""
 
     policies: TopicPolicies
+    gate: PublishGate
     closing: bool
     closed: bool
 
@@ -109,8 +112,11 @@ class Publishing:
 
     @property
     def congested(self) -> bool:
-        """More bytes are on their way to the bookies than may be."""
-        return self._log.pending_bytes > self._limits.pending_publish_bytes
+        """More bytes are on their way to the bookies than may be, or the topic holds producers
+        back for another reason."""
+        return (
+            self._log.pending_bytes > self._limits.pending_publish_bytes or self._host.gate.holds
+        )
 
     def loaded(self) -> None:
         """The state is read; producers may come."""
@@ -124,9 +130,10 @@ class Publishing:
 
         Waits for its turn where `access` says so, then until no batch of an earlier session of
         the name is in flight, so that `last_sequence_id` is what is really stored. Raises
-        ProducerFenced, ProducerBusy, InvalidArgument.
+        ProducerFenced, ProducerBusy, TopicTerminated, InvalidArgument.
         """
         self._host.refuse_if_closing()
+        self._host.gate.check_open()
         new_name = not name
         if new_name:
             self._names_given += 1
@@ -140,6 +147,7 @@ class Publishing:
             admission = await self.door.enter(name, access)
             try:
                 self._host.refuse_if_closing()
+                self._host.gate.check_open()
                 source = self._state.sources.open(name, epoch, new_name=new_name)
                 session = ProducerSession(
                     self, source, admission, reply, ended,
@@ -244,6 +252,8 @@ class Publishing:
         first, last = header.first_sequence_id, header.last_sequence_id
         if self._host.policies.deduplication and self._known(session, receipt, first, last):
             return
+        if self._host.gate.refuses(partial(self._refuse, session, receipt)):
+            return
         flying = source.push(first, last)
 
         def stored(result: StoredEntry | MagnetarError) -> None:
@@ -305,6 +315,12 @@ class Publishing:
         if self._log.pending_bytes <= self._limits.pending_publish_bytes // 2:
             self.release_waiters()
         self._host.something_stored()
+
+    async def drained(self) -> None:
+        """Wait until all that was appended is stored; raises NotOwner when the topic closes."""
+        while self._log.pending_entries:
+            self._host.refuse_if_closing()
+            await self._room_or_end()
 
     async def until_uncongested(self) -> None:
         """Wait for room; returns as well when the topic closes."""

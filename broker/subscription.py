@@ -534,8 +534,4 @@ class Subscription:
 
     async def last_message(self) -> MessagePosition | None:
         """The newest message; None in an empty topic."""
-        last = self._log.last_position
-        if last.entry_id < 0 or not self._log.has_ledger(last.ledger_id):
-            return None
-        entry = await self._log.entry_at(last.ledger_id, last.entry_id)
-        return MessagePosition(entry.ledger_id, entry.entry_id, entry.count - 1)
+        return await self._log.last_message()

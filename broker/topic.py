@@ -13,11 +13,13 @@ from typing import Protocol
 
 from broker.consumer_session import ConsumerSession
 from broker.conversation import (
+    MessagePosition,
     OnDeliveries,
     OnEnded,
     OpenConsumer,
 )
 from broker.dead_letters import DeadLetterOffice
+from broker.publish_gate import NoQuota, PublishGate
 from broker.publishing import Publishing, TopicCounters
 from broker.retention import Retention
 from broker.settings import BrokerLimits
@@ -25,6 +27,7 @@ from broker.state_records import StateRecord, SubscriptionCreated, SubscriptionD
 from broker.subscription import Subscription
 from broker.topic_log import TopicLog
 from broker.topic_state import OnDone, TopicState
+from broker.truncation import truncate
 from ledger.managed_log import LogPolicy
 from magnetar.errors import (
     ConnectionFailed,
@@ -33,6 +36,7 @@ from magnetar.errors import (
     NotOwner,
     OperationTimeout,
     SubscriptionNotFound,
+    TopicNotFound,
 )
 from magnetar.runtime.clock import Clock
 from tenants.policies import TopicPolicies
@@ -63,6 +67,7 @@ class Topic:
         self._on_closed = on_closed
         self.state = TopicState(log, limits, self._restored_subscription, self.fail)
         self.retention = Retention(log, self.state, policies, clock)
+        self.gate = PublishGate(log, NoQuota())
         self.publishing = Publishing(self, log, self.state, limits, clock, counters)
         self.dead_letters = office.of_topic(self, log)
         self._temporary: list[Subscription] = []
@@ -302,11 +307,31 @@ class Topic:
         self.state.forget_sources(self._clock.wall_ms())
         if self.state.checkpoint_is_due:
             self.state.checkpoint(lambda _error: None)
+        await self.log.log.tidy()
         await self.retention.apply()
         if self.state.compaction_is_due:
             await self.state.compact()
 
     # --- ends
+
+    async def terminate(self) -> MessagePosition | None:
+        """See TopicLifecycle.terminate."""
+        self.refuse_if_closing()
+        last = await self.gate.terminate(self.publishing.drained)
+        self.wake_dispatch()
+        return last
+
+    async def truncate(self) -> int:
+        """See TopicLifecycle.truncate."""
+        self.refuse_if_closing()
+        return await truncate(self.log, self.subscriptions(), self.durable_epoch)
+
+    async def mark_deleted(self) -> None:
+        """The topic is not there any more: everybody is told, and nothing is written again.
+        Raises LedgerFenced, which closes the topic as well."""
+        await self.log.log.mark_deleting()
+        if not self.closed:
+            self._end_sessions(TopicNotFound(f"{self._name} was deleted"))
 
     def fail(self, error: MagnetarError) -> None:
         """The log or the state cannot go on: close without waiting for anything."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from broker.conversation import MessagePosition
 from broker.stored_entry import StoredEntry, parse_stored
 from broker.tail_cache import TailCache
 from ledger.managed_log import LogEntry, ManagedLog
@@ -70,6 +71,7 @@ class TopicLog:
         body = encode_prefix(Prefix(self._epoch, self.append_time_ms, first)) + batch
         self.next_ordinal = first + count
         self.pending_bytes += len(body)
+        self.log.last_append_ms = self.append_time_ms
         self._pending.append((first, count, self.append_time_ms, body, on_stored))
         self.log.append(body, self._appended)
 
@@ -121,6 +123,14 @@ class TopicLog:
             if found and found[0].position == wanted:
                 return parse_stored(wanted, found[0].body)
         raise InvalidArgument(f"{ledger_id}:{entry_id} is no message of this topic")
+
+    async def last_message(self) -> MessagePosition | None:
+        """The newest message; None in an empty topic."""
+        last = self.last_position
+        if last.entry_id < 0 or not self.has_ledger(last.ledger_id):
+            return None
+        entry = await self.entry_at(last.ledger_id, last.entry_id)
+        return MessagePosition(entry.ledger_id, entry.entry_id, entry.count - 1)
 
     def has_ledger(self, ledger_id: int) -> bool:
         return any(info.ledger_id == ledger_id for info in self.log.record.ledgers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from broker.ownership import HERE, Decision
 from broker.settings import BrokerLimits
@@ -22,6 +23,7 @@ class TopicRegistry:
         self._topics: dict[str, Topic] = {}
         self._loading: dict[str, asyncio.Task[Topic]] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._topics)
@@ -56,9 +58,7 @@ class TopicRegistry:
             raise
 
     async def _run_load(self, name: str, decision: Decision) -> Topic:
-        closing = self._closing.get(name)
-        if closing is not None:
-            await asyncio.wait([closing])
+        await self.until_closed(name)
         try:
             async with asyncio.timeout(self._limits.load_timeout_s):
                 topic = await self._load(name, decision)
@@ -68,6 +68,12 @@ class TopicRegistry:
             ) from None
         self._topics[name] = topic
         return topic
+
+    async def until_closed(self, name: str) -> None:
+        """Wait until the topic of that name has closed, if it is about to."""
+        closing = self._closing.get(name)
+        if closing is not None:
+            await asyncio.wait([closing])
 
     def _loaded(self, name: str, task: asyncio.Task[Topic]) -> None:
         self._loading.pop(name, None)
@@ -94,17 +100,46 @@ class TopicRegistry:
             else:
                 task.add_done_callback(lambda _done: self._closing.pop(topic.name, None))
 
+    def end(
+        self, topic: Topic, work: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None] | None:
+        """Let `work` close a topic, from now on; loading it again waits for that. Once begun it is
+        done, also when nobody waits for it. None: the topic is closing already."""
+        if topic.closing:
+            work.close()
+            return None
+        topic.closing = True
+        task = asyncio.get_running_loop().create_task(work)
+        self._closing[topic.name] = task
+        self._ending.add(task)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            self._closing.pop(topic.name, None)
+            self._ending.discard(done)
+            if not done.cancelled():
+                done.exception()  # whoever waits has it; nobody may wait any more
+
+        task.add_done_callback(ended)
+        return task
+
     def abandon_all(self) -> None:
         """Drop every topic at once, and those on their way."""
         for task in list(self._loading.values()):
             task.cancel()
+        for ending in list(self._ending):
+            ending.cancel()
         for topic in self.all():
             topic.abandon()
 
     async def unload_all(self) -> list[MagnetarError]:
-        """Close every topic in good order; answers with what went wrong."""
+        """Close every topic in good order; answers with what went wrong. What `end` is at is
+        given some time, and then left to be gone on with elsewhere."""
         for task in list(self._loading.values()):
             task.cancel()
+        if self._ending:
+            _, late = await asyncio.wait(self._ending, timeout=self._limits.drain_timeout_s)
+            for ending in late:
+                ending.cancel()
         results = await asyncio.gather(
             *(self.unload(topic) for topic in self.all()), return_exceptions=True
         )

@@ -9,7 +9,6 @@ of another owner fences the log and its state for good (M2).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ledger.chain import EndedLedger, LedgerChain, OnAppended
+from ledger.doomed_ledgers import delete_doomed, with_doomed
 from ledger.driver import LedgerStore, LedgerWriterHandle, ReadHandle
 from ledger.invariant import invariant
 from ledger.position import BEFORE_FIRST, Position
@@ -29,7 +29,6 @@ from magnetar.errors import (
     LedgerError,
     LedgerFenced,
     LedgerNotFound,
-    MetadataError,
 )
 from magnetar.ids import BrokerId, EntryId, LedgerId
 from magnetar.runtime.clock import Clock
@@ -83,6 +82,9 @@ class ManagedLog:
         )
         self.last_confirmed = _last_of(owned.record)
         """Highest stored entry; BEFORE_FIRST while there is none."""
+        self.last_append_ms = 0
+        """When whoever appends says it appended last, by the wall clock; 0: it did not say."""
+        self._learned_bytes: dict[LedgerId, int] = {}
         self.state = StateLog(owned, ledgers, lambda: self._policy.quorums, state_records,
                               self._fence)
 
@@ -114,10 +116,7 @@ class ManagedLog:
         )
         if recovered:
             now_ms = clock.wall_ms()
-            await owned.update(lambda record: _with_recovered(record, recovered, now_ms))
-        for ledger_id, (entries, _) in recovered.items():
-            if entries == 0:
-                await _delete(ledgers, ledger_id)
+            await owned.update(lambda record: _with_ended(record, recovered, now_ms, now_ms))
         return cls(owned, ledgers, clock, policy, state_records, on_fenced)
 
     # -- what is known -------------------------------------------------------------------------
@@ -158,10 +157,30 @@ class ManagedLog:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of what is kept, without ledgers that were recovered from another owner."""
+        """Bytes of what is kept; see `bytes_of`."""
+        return sum(map(self.bytes_of, self.record.ledgers))
+
+    def bytes_of(self, info: LedgerInfo) -> int:
+        """Bytes of a ledger's entries; 0 while unknown, as of one recovered from another owner
+        before `learn_bytes`."""
         writer = self._chain.writer
-        open_bytes = writer.length_bytes if writer is not None else 0
-        return open_bytes + sum(info.size_bytes for info in self.record.ledgers)
+        if writer is not None and writer.ledger_id == info.ledger_id:
+            return writer.length_bytes
+        return info.size_bytes or self._learned_bytes.get(info.ledger_id, 0)
+
+    def learn_bytes(self, ledger_id: LedgerId, size_bytes: int) -> None:
+        """How long a closed ledger is whose record does not say; `tidy` writes it down."""
+        for info in self.record.ledgers:
+            if info.ledger_id == ledger_id and info.entries > 0 and not info.size_bytes:
+                self._learned_bytes[ledger_id] = size_bytes
+
+    def _with_learned(self, record: TopicRecord) -> TopicRecord:
+        learned = self._learned_bytes
+        return replace(record, ledgers=tuple(
+            replace(info, size_bytes=learned[info.ledger_id])
+            if info.ledger_id in learned and not info.size_bytes else info
+            for info in record.ledgers
+        ))
 
     def _entries_of(self, info: LedgerInfo) -> int:
         if info.entries != UNKNOWN_ENTRIES:
@@ -268,16 +287,36 @@ class ManagedLog:
                 if not _lies_before(info, keep_from):
                     break
                 gone.append(info.ledger_id)
-            return replace(
-                record, ledgers=record.ledgers[len(gone):],
+            if not gone:
+                return record
+            return with_doomed(replace(
+                self._with_learned(record), ledgers=record.ledgers[len(gone):],
                 trimmed_ledgers=record.trimmed_ledgers + len(gone),
-            )
+            ), gone)
 
         await self.update_record(without_consumed)
         for ledger_id in gone:
             self._readers.pop(ledger_id, None)
-            await _delete(self._ledgers, ledger_id)
+            self._learned_bytes.pop(ledger_id, None)
+        await delete_doomed(self._owned, self._ledgers)
         return len(gone)
+
+    async def tidy(self) -> None:
+        """Write down sizes that were learned, and delete what earlier could not be deleted.
+        Raises LedgerFenced."""
+        if self._learned_bytes:
+            await self.update_record(self._with_learned)
+        await delete_doomed(self._owned, self._ledgers)
+
+    async def terminate(self) -> None:
+        """Record that no message follows the last one, ever; what is in flight must be stored
+        before. Raises LedgerFenced."""
+        await self.update_record(lambda record: replace(record, terminated=True))
+
+    async def mark_deleting(self) -> None:
+        """Record that the topic is to go: from here on it is not there any more. Raises
+        LedgerFenced."""
+        await self.update_record(lambda record: replace(record, deleting=True))
 
     async def update_record(self, change: Callable[[TopicRecord], TopicRecord]) -> TopicRecord:
         """Change other fields of the record, such as properties; a pure function. Raises
@@ -305,16 +344,17 @@ class ManagedLog:
     ) -> None:
         """See `ChainKeeper`."""
         now_ms = self._clock.wall_ms()
+        # What waits for the next ledger may be newer than this one's last entry, never older.
+        last_append_ms = min(self.last_append_ms or now_ms, now_ms)
         sizes = {one.ledger_id: (one.entries, one.size_bytes) for one in ended}
 
         def changed(record: TopicRecord) -> TopicRecord:
-            record = _with_recovered(record, sizes, now_ms)
+            record = _with_ended(record, sizes, now_ms, last_append_ms)
             return record if opened is None else _with_opened(record, opened)
 
         await self._owned.update(changed)
-        for one in ended:
-            if one.entries == 0:
-                await _delete(self._ledgers, one.ledger_id)
+        if any(one.entries == 0 for one in ended):
+            await delete_doomed(self._owned, self._ledgers)
 
     async def may_name(self, ledger_id: LedgerId) -> bool:
         """See `ChainKeeper`."""
@@ -393,21 +433,23 @@ async def _recover(
     return sizes
 
 
-def _with_recovered(
-    record: TopicRecord, sizes: dict[LedgerId, tuple[int, int]], now_ms: int
+def _with_ended(
+    record: TopicRecord, sizes: dict[LedgerId, tuple[int, int]], now_ms: int, last_append_ms: int
 ) -> TopicRecord:
     """The record with the ends of ledgers that are closed now, and without empty ones."""
-    infos = []
+    infos, empty = [], []
     for info in record.ledgers:
         if info.ledger_id in sizes:
             entries, size_bytes = sizes[info.ledger_id]
             info = replace(
                 info, entries=entries, size_bytes=size_bytes, closed_ms=now_ms,
-                last_append_ms=now_ms,
+                last_append_ms=last_append_ms,
             )
         if info.entries != 0:
             infos.append(info)
-    return replace(record, ledgers=tuple(infos))
+        else:
+            empty.append(info.ledger_id)
+    return with_doomed(replace(record, ledgers=tuple(infos)), empty)
 
 
 def _with_opened(record: TopicRecord, opened: LedgerId) -> TopicRecord:
@@ -434,9 +476,3 @@ def _lies_before(info: LedgerInfo, keep_from: Position) -> bool:
     if info.entries == UNKNOWN_ENTRIES or info.ledger_id > keep_from.ledger_id:
         return False
     return info.ledger_id < keep_from.ledger_id or info.entries <= keep_from.entry_id
-
-
-async def _delete(ledgers: LedgerStore, ledger_id: LedgerId) -> None:
-    """A ledger that no record names: what cannot be deleted now costs space only."""
-    with contextlib.suppress(MetadataError, LedgerNotFound):
-        await ledgers.delete(ledger_id)

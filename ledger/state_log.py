@@ -8,16 +8,16 @@ the old ledgers or the new one (M4).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from ledger.chain import EndedLedger, LedgerChain, OnAppended
+from ledger.doomed_ledgers import delete_doomed, with_doomed
 from ledger.driver import LedgerStore, LedgerWriterHandle
 from ledger.quorum import Quorums
 from ledger.topic_record import OwnedTopic
-from magnetar.errors import LedgerError, LedgerFenced, LedgerNotFound, MetadataError
+from magnetar.errors import LedgerError, LedgerFenced
 from magnetar.ids import EntryId, LedgerId
 from metadata.topics import TopicRecord
 
@@ -108,10 +108,11 @@ class StateLog:
 
         def changed(record: TopicRecord) -> TopicRecord:
             kept = tuple(one for one in record.state_ledgers if one not in empty)
-            return _with_state_ledger(record, kept, opened)
+            return with_doomed(_with_state_ledger(record, kept, opened), empty)
 
         await self._owned.update(changed)
-        await self._delete(empty)
+        if empty:
+            await delete_doomed(self._owned, self._ledgers)
 
     async def may_name(self, ledger_id: LedgerId) -> bool:
         """See `ChainKeeper`."""
@@ -119,19 +120,11 @@ class StateLog:
 
     async def record_snapshot(self, opened: LedgerId | None) -> None:
         """See `ChainKeeper`."""
-        old: list[LedgerId] = []
-
         def changed(record: TopicRecord) -> TopicRecord:
-            old[:] = record.state_ledgers
-            return _with_state_ledger(record, (), opened)
+            return with_doomed(_with_state_ledger(record, (), opened), record.state_ledgers)
 
         await self._owned.update(changed)
-        await self._delete(old)
-
-    async def _delete(self, ledger_ids: Sequence[LedgerId]) -> None:
-        for ledger_id in ledger_ids:
-            with contextlib.suppress(MetadataError, LedgerNotFound):
-                await self._ledgers.delete(ledger_id)
+        await delete_doomed(self._owned, self._ledgers)
 
 
 def _with_state_ledger(

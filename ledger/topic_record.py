@@ -45,6 +45,8 @@ class OwnedTopic:
         self._fenced: LedgerFenced | None = None
         self.record = record
         self.owner = owner
+        self.deleted: set[LedgerId] = set()
+        """Doomed ledgers that are gone, to be dropped from the record when it is next written."""
 
     @classmethod
     async def claim(
@@ -89,8 +91,7 @@ class OwnedTopic:
             return False
         except MetadataError:
             return True
-        named = {info.ledger_id for info in record.ledgers} | {*record.state_ledgers}
-        return ledger_id in named
+        return ledger_id in record.every_ledger
 
     async def update(self, change: Callable[[TopicRecord], TopicRecord]) -> TopicRecord:
         """Apply a pure change to the record; one at a time, in the order of the calls.
@@ -104,6 +105,8 @@ class OwnedTopic:
             wanted = change(self.record)
             if wanted == self.record:
                 return wanted
+            doomed = tuple(one for one in wanted.doomed_ledgers if one not in self.deleted)
+            wanted = replace(wanted, doomed_ledgers=doomed)
             try:
                 self._version = await self._write(wanted)
             except (AlreadyClosed, BadVersion, NotFound, SessionExpired) as error:
@@ -111,6 +114,7 @@ class OwnedTopic:
                 assert self._fenced is not None
                 raise self._fenced from error
             self.record = wanted
+            self.deleted.clear()
             return wanted
 
     async def _write(self, wanted: TopicRecord) -> int:

@@ -46,7 +46,9 @@ class LedgerInfo:
 class TopicRecord:
     """A topic's managed log. `last_ledger_id` is the highest ever taken, so that no ledger at or
     below it is accepted again; `next_ordinal` follows the last closed ledger;
-    `trimmed_ledgers` counts the ledgers deleted so far."""
+    `trimmed_ledgers` counts the ledgers deleted so far, `doomed_ledgers` are those among them that
+    may still be there. A topic that is `deleting` is not there any more: whoever finds it finishes
+    that."""
 
     name: str
     owner: Owner | None = None
@@ -58,7 +60,15 @@ class TopicRecord:
     trimmed_ledgers: int = 0
     terminated: bool = False
     properties: tuple[tuple[str, str], ...] = ()
+    deleting: bool = False
+    doomed_ledgers: tuple[LedgerId, ...] = ()
     unknown_fields: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    @property
+    def every_ledger(self) -> tuple[LedgerId, ...]:
+        """All that the topic has, of whatever use; deleted with it."""
+        named = (info.ledger_id for info in self.ledgers)
+        return (*named, *self.state_ledgers, *self.doomed_ledgers)
 
 
 def encode_topic(record: TopicRecord) -> bytes:
@@ -70,21 +80,23 @@ def encode_topic(record: TopicRecord) -> bytes:
             "incarnation": record.owner.incarnation,
             "epoch": record.owner.epoch,
         }
-    return encode_record(
-        {
-            "name": record.name,
-            "owner": owner,
-            "ledgers": [_encode_info(info) for info in record.ledgers],
-            "state_ledgers": [*record.state_ledgers],
-            "last_ledger_id": record.last_ledger_id,
-            "next_ordinal": record.next_ordinal,
-            "created_ms": record.created_ms,
-            "trimmed_ledgers": record.trimmed_ledgers,
-            "terminated": record.terminated,
-            "properties": dict(record.properties),
-        },
-        record.unknown_fields,
-    )
+    fields: dict[str, Json] = {
+        "name": record.name,
+        "owner": owner,
+        "ledgers": [_encode_info(info) for info in record.ledgers],
+        "state_ledgers": [*record.state_ledgers],
+        "last_ledger_id": record.last_ledger_id,
+        "next_ordinal": record.next_ordinal,
+        "created_ms": record.created_ms,
+        "trimmed_ledgers": record.trimmed_ledgers,
+        "terminated": record.terminated,
+        "properties": dict(record.properties),
+    }
+    if record.deleting:
+        fields["deleting"] = True
+    if record.doomed_ledgers:
+        fields["doomed_ledgers"] = [*record.doomed_ledgers]
+    return encode_record(fields, record.unknown_fields)
 
 
 def _encode_info(info: LedgerInfo) -> Json:
@@ -117,6 +129,8 @@ def decode_topic(value: bytes) -> TopicRecord:
         reader.number("trimmed_ledgers", 0),
         reader.flag("terminated"),
         reader.properties(),
+        reader.flag("deleting"),
+        tuple(LedgerId(number) for number in reader.numbers("doomed_ledgers")),
         reader.rest(),
     )
 

@@ -155,6 +155,7 @@ async def test_an_empty_ledger_is_dropped_at_takeover() -> None:
             made.bookies[name].held = False
         new, _ = await made.open_log("b2", seed=2)
         assert new.record.ledgers == () and new.record.last_ledger_id == empty
+        await new.tidy()
         with pytest.raises(LedgerNotFound):
             await made.ledgers.get(empty)
 

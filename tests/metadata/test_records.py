@@ -76,6 +76,10 @@ RECORDS: dict[str, tuple[Any, Encode, Decode]] = {
         encode_ledger, decode_ledger,
     ),
     "topic": (TOPIC, encode_topic, decode_topic),
+    "topic_deleting": (
+        replace(TOPIC, deleting=True, doomed_ledgers=(LedgerId(40), LedgerId(41))),
+        encode_topic, decode_topic,
+    ),
     "topic_new": (TopicRecord("persistent://t/n/x"), encode_topic, decode_topic),
     "partitioned_topic": (
         PartitionedTopicRecord(

@@ -18,12 +18,12 @@ from magnetar.entry.layout import (
     Codec,
     Flag,
 )
-from magnetar.entry.prefix import Origin, Prefix, encode_prefix, parse_prefix
+from magnetar.entry.prefix import Origin, Prefix, batch_flags, encode_prefix, parse_prefix
 from magnetar.entry.select import indexes_of, select
 from magnetar.entry.view import EntryView
 
 __all__ = [
     "FORMAT_VERSION", "MAX_MESSAGES_A_BATCH", "MAX_UNCOMPRESSED_BYTES", "Codec", "Columns",
-    "EntryHeader", "EntryView", "Flag", "Origin", "Prefix", "check", "encode_batch",
-    "encode_prefix", "indexes_of", "parse_header", "parse_prefix", "select",
+    "EntryHeader", "EntryView", "Flag", "Origin", "Prefix", "batch_flags", "check",
+    "encode_batch", "encode_prefix", "indexes_of", "parse_header", "parse_prefix", "select",
 ]
