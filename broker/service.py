@@ -132,8 +132,6 @@ class BrokerService:
         self.streams += 1
         try:
             await TopicWatchStream(self._broker.topic_watches, context).run(frame)
-        except NotServing as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         except Exception as error:
             if not isinstance(error, MagnetarError):
                 _log.exception("a stream of watched topics failed")

@@ -16,7 +16,7 @@ from random import Random
 from broker.forwarding.port import Outlet
 from magnetar.client import Client
 from magnetar.errors import AlreadyClosed, MagnetarError
-from magnetar.producer import Producer
+from magnetar.partitioned_producer import AnyProducer
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Address
 
@@ -51,7 +51,7 @@ class SdkForwarder:
         self._random = random
         self._limits = limits or ForwarderLimits()
         self._client: Client | None = None
-        self._resting: OrderedDict[Name, tuple[Producer, float]] = OrderedDict()
+        self._resting: OrderedDict[Name, tuple[AnyProducer, float]] = OrderedDict()
         self._busy = 0
         self._room: list[asyncio.Future[None]] = []
         self._sweeping: asyncio.Task[None] | None = None
@@ -123,7 +123,7 @@ class SdkForwarder:
         self._busy -= 1
         self._wake()
 
-    def rest(self, name: Name, producer: Producer) -> None:
+    def rest(self, name: Name, producer: AnyProducer) -> None:
         """Keep the producer for the next one who needs it."""
         self.left()
         if self._closed or producer.closed or name in self._resting:
@@ -135,13 +135,13 @@ class SdkForwarder:
             self._sweeping = asyncio.get_running_loop().create_task(
                 self._sweep(), name="forwarder sweep")
 
-    def drop(self, producer: Producer) -> None:
+    def drop(self, producer: AnyProducer) -> None:
         """Close the producer behind everybody's back."""
         task = asyncio.get_running_loop().create_task(self._close(producer))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _close(self, producer: Producer) -> None:
+    async def _close(self, producer: AnyProducer) -> None:
         with suppress(MagnetarError, TimeoutError):
             async with asyncio.timeout(self._limits.close_timeout_s):
                 await producer.close()
@@ -169,7 +169,7 @@ class SdkForwarder:
 class SdkOutlet:
     """See `Outlet`."""
 
-    def __init__(self, forwarder: SdkForwarder, name: Name, producer: Producer) -> None:
+    def __init__(self, forwarder: SdkForwarder, name: Name, producer: AnyProducer) -> None:
         self._forwarder = forwarder
         self._name = name
         self._producer = producer

@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     from magnetar.enums import (
         CompressionType,
         ConsumerType,
+        HashingScheme,
         InitialPosition,
+        PartitionsRoutingMode,
         ProducerAccessMode,
     )
     from magnetar.errors import MagnetarError
     from magnetar.message import Message
     from magnetar.message_id import MessageId
+    from magnetar.partitioned_producer import PartitionedProducer
     from magnetar.producer import Producer
     from magnetar.reader import Reader
+    from magnetar.routing import OutgoingMessage
     from magnetar.ticket import Ticket, Tickets
     from magnetar.topic import TopicName
 
@@ -36,13 +40,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Acknowledgement", "Client", "CompressionType", "Consumer", "ConsumerType",
-    "InitialPosition", "MagnetarError", "Message", "MessageId", "Producer",
+    "HashingScheme", "InitialPosition", "MagnetarError", "Message", "MessageId",
+    "OutgoingMessage", "PartitionedProducer", "PartitionsRoutingMode", "Producer",
     "ProducerAccessMode", "Reader", "Ticket", "Tickets", "TopicName", "__version__",
 ]
 
 _HOMES = {
     "Acknowledgement": "acknowledgements", "Client": "client", "CompressionType": "enums",
-    "Consumer": "consumer", "ConsumerType": "enums", "InitialPosition": "enums",
+    "Consumer": "consumer", "ConsumerType": "enums", "HashingScheme": "enums",
+    "InitialPosition": "enums", "OutgoingMessage": "routing",
+    "PartitionedProducer": "partitioned_producer", "PartitionsRoutingMode": "enums",
     "MagnetarError": "errors", "Message": "message", "MessageId": "message_id",
     "Producer": "producer", "ProducerAccessMode": "enums", "Reader": "reader",
     "Ticket": "ticket", "Tickets": "ticket", "TopicName": "topic",

@@ -13,18 +13,28 @@ from typing import TypeVar
 from magnetar.connection import Connections, ConnectionSettings
 from magnetar.consumer import Consumer
 from magnetar.entry import Codec
-from magnetar.enums import CompressionType, ConsumerType, InitialPosition, ProducerAccessMode
+from magnetar.enums import (
+    CompressionType,
+    ConsumerType,
+    HashingScheme,
+    InitialPosition,
+    PartitionsRoutingMode,
+    ProducerAccessMode,
+)
 from magnetar.errors import AlreadyClosed, InvalidArgument, MagnetarError, NotSupported
 from magnetar.message_id import MessageId
+from magnetar.partitioned_producer import AnyProducer, PartitionedProducer, Routing
 from magnetar.producer import Producer
 from magnetar.producer_core import ProducerCore, ProducerLimits
 from magnetar.reader import Reader
 from magnetar.receive_queue import ReceiveQueue
+from magnetar.routing import MessageRouter
 from magnetar.runtime.clock import Clock, SystemClock
 from magnetar.service_url import ServiceUrl
 from magnetar.topic import TopicName
+from magnetar.topic_watch import TopicWatches
 
-Part = TypeVar("Part", Producer, Consumer, Reader)
+Part = TypeVar("Part", Producer, PartitionedProducer, Consumer, Reader)
 
 
 class Client:
@@ -51,7 +61,8 @@ class Client:
             operation_timeout_seconds, connection_timeout_ms / 1000, tls_trust_certs_file_path)
         self._clock = clock or SystemClock()
         self._connections = Connections(url, self._settings, self._clock, random or Random())
-        self._parts: list[Producer | Consumer | Reader] = []
+        self._watches = TopicWatches(self._connections)
+        self._parts: list[AnyProducer | Consumer | Reader] = []
         self._closed = False
 
     async def create_producer(
@@ -67,7 +78,10 @@ class Client:
         max_pending_bytes: int = 16 << 20,
         properties: Mapping[str, str] | None = None,
         access_mode: ProducerAccessMode = ProducerAccessMode.Shared,
-    ) -> Producer:
+        message_routing_mode: PartitionsRoutingMode = PartitionsRoutingMode.RoundRobinDistribution,
+        hashing_scheme: HashingScheme = HashingScheme.Murmur3_32Hash,
+        message_router: MessageRouter | None = None,
+    ) -> AnyProducer:
         """A producer. The topic is created where the namespace's policy allows.
 
         With a `producer_name` sequence ids go on from the last one stored under it;
@@ -77,6 +91,10 @@ class Client:
 
         `access_mode` says who else may publish to the topic; raises ProducerBusy where it cannot
         be had. With WaitForExclusive this waits for its turn, however long; cancel it to give up.
+
+        On a partitioned topic a message's key, hashed by `hashing_scheme`, decides its partition,
+        `message_routing_mode` that of one without a key; a `message_router` decides of all. With
+        `initial_sequence_id` the same messages sent again go where they went.
         """
         name = self._topic(topic)
         if batching_max_allowed_size_in_bytes < 1 or max_pending_bytes < 1:
@@ -86,12 +104,24 @@ class Client:
         limits = replace(
             ProducerLimits(), batch_bytes=batching_max_allowed_size_in_bytes,
             queue_bytes=max_pending_bytes, batching=batching_enabled)
-        core = ProducerCore(
-            self._clock, limits, codec=Codec(compression_type.value),
-            initial_sequence_id=initial_sequence_id, send_timeout_s=send_timeout_millis / 1000)
-        core.producer_name = producer_name
-        return await self._opened(
-            Producer(self._connections, name, core, properties or {}, access_mode))
+
+        def make(topic: TopicName) -> Producer:
+            core = ProducerCore(
+                self._clock, limits, codec=Codec(compression_type.value),
+                initial_sequence_id=initial_sequence_id, send_timeout_s=send_timeout_millis / 1000)
+            core.producer_name = producer_name
+            return Producer(self._connections, topic, core, properties or {}, access_mode)
+
+        partitions = await self._partitions(name)
+        if not partitions:
+            return await self._opened(make(name))
+        routing = Routing(
+            message_routing_mode, hashing_scheme, message_router, batching=batching_enabled,
+            repeatable=initial_sequence_id is not None,
+            one_first=access_mode is not ProducerAccessMode.Shared)
+        return await self._opened(PartitionedProducer(
+            self._connections, name, partitions, make, self._watches, routing,
+            producer_name=producer_name, max_pending_bytes=max_pending_bytes))
 
     async def subscribe(
         self,
@@ -161,6 +191,7 @@ class Client:
         self._closed = True
         results = await asyncio.gather(
             *(part.close() for part in self._parts), return_exceptions=True)
+        await self._watches.close()
         await self._connections.close()
         for result in results:
             if isinstance(result, BaseException):
@@ -182,6 +213,13 @@ class Client:
         if not name.persistent:
             raise NotSupported("non-persistent topics are not available yet")
         return name
+
+    async def _partitions(self, name: TopicName) -> int:
+        """How many partitions the topic has; 0: it is a log itself."""
+        if name.partition >= 0 or not name.persistent:
+            return 0
+        deadline_s = self._clock.monotonic_s() + self._settings.operation_timeout_s
+        return await self._connections.partitions_of(name.full, deadline_s)
 
     def _queue(self, name: TopicName, size: int | None, *, holds: bool) -> ReceiveQueue:
         if size is not None and size < 1:

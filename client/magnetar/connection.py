@@ -38,6 +38,7 @@ SEED_S = 2.0
 SERVICE = "/magnetar.v1.Broker/"
 PRODUCE = SERVICE + "Produce"
 CONSUME = SERVICE + "Consume"
+WATCH_TOPICS = SERVICE + "WatchTopics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class Connections:
         self.random = random
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._next_seed = 0
+        self._next_watched = 0
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -169,7 +171,7 @@ class Connections:
             if isinstance(failure, LinkLost | OperationTimeout) and owner != via:
                 unreachable = owner
             if owner and isinstance(failure, LinkLost):
-                self._forget(owner)
+                self.forget(owner)
             wait_s = backoff.next_s()
             if unreachable and unreachable != told_before:
                 wait_s = 0.0  # another broker may already be able to serve
@@ -177,6 +179,43 @@ class Connections:
             if self._closed or (left_s is not None and left_s <= wait_s):
                 raise failure
             await self.clock.sleep(wait_s)
+
+    async def partitions_of(self, topic: str, deadline_s: float) -> int:
+        """How many partitions the topic has; 0: it is not partitioned. Raises as `open_stream`."""
+        backoff = Backoff(self.random)
+        while True:
+            try:
+                async with asyncio.timeout(self._attempt_s(deadline_s)):
+                    return (await self._look_up(topic, ""))[1].partitions
+            except TimeoutError:
+                failure: MagnetarError = OperationTimeout(
+                    f"no answer from {', '.join(self._url.addresses)}")
+            except RETRYABLE as error:
+                failure = error
+            wait_s = backoff.next_s()
+            left_s = self._left_s(deadline_s)
+            if self._closed or (left_s is not None and left_s <= wait_s):
+                raise failure
+            await self.clock.sleep(wait_s)
+
+    async def open_watch(self, frame: bytes) -> Stream:
+        """A stream of frames that answer this one, from one broker after the other: whether it
+        can be reached shows by the first `read`."""
+        addresses = self._url.addresses
+        address = addresses[self._next_watched % len(addresses)]
+        self._next_watched += 1
+        try:
+            async with asyncio.timeout(self.settings.attempt_timeout_s):
+                channel = await self._channel(address)
+            watch: Any = channel.unary_stream(WATCH_TOPICS)
+            return Stream(watch(frame), address)
+        except TimeoutError as error:
+            raise OperationTimeout(f"no answer from {address}") from error
+        except LinkLost:
+            self.forget(address)
+            raise
+        except grpc.aio.UsageError as error:
+            raise LinkLost(f"{address}: the channel was closed") from error
 
     async def close(self) -> None:
         """Close all channels; streams on them end."""
@@ -209,7 +248,7 @@ class Connections:
                 frame = await self._call(address, "Lookup", request.SerializeToString())
             except (LinkLost, OperationTimeout) as error:
                 if isinstance(error, LinkLost):
-                    self._forget(address)
+                    self.forget(address)
                 failure = error
                 continue
             self._next_seed = seed
@@ -293,7 +332,7 @@ class Connections:
         return grpc.aio.secure_channel(
             address, grpc.ssl_channel_credentials(roots), options=CLIENT_OPTIONS)
 
-    def _forget(self, address: str) -> None:
+    def forget(self, address: str) -> None:
         """The next use of the address gets a new channel, without gRPC's own back-off."""
         channel = self._channels.pop(address, None)
         if channel is not None:

@@ -46,3 +46,19 @@ class CompressionType(Enum):
     NONE = 0
     LZ4 = 1
     ZSTD = 2
+
+
+class PartitionsRoutingMode(Enum):
+    """Where the messages of a partitioned topic go that have no key."""
+
+    RoundRobinDistribution = "round_robin"
+    """To all partitions in turn, a run of messages each."""
+    UseSinglePartition = "single_partition"
+    """All of one producer's to one partition, drawn when it opens."""
+
+
+class HashingScheme(Enum):
+    """How a key is hashed to choose its partition; all producers of a topic use one."""
+
+    Murmur3_32Hash = "murmur3"
+    JavaStringHash = "java_string"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -55,6 +55,8 @@ class Producer:
         self._end: MagnetarError | None = None
         self._unseen_error: MagnetarError | None = None
         self._leaving = self._said_goodbye = False
+        self.on_settled: Callable[[], None] | None = None
+        """Called after messages were settled, so that there may be room."""
         self._parted = asyncio.Event()
         """The broker said `closed`, or the link was lost after the goodbye."""
 
@@ -129,7 +131,7 @@ class Producer:
         if self._end is not None:
             raise self._end
         if type(content) is not bytes:
-            content = _as_bytes(content)
+            content = as_bytes(content)
         options = None
         if (
             properties or partition_key is not None or ordering_key is not None
@@ -160,7 +162,7 @@ class Producer:
         `properties` and `tag` are given to each of them.
         """
         if set(map(type, contents)) - {bytes}:
-            contents = [_as_bytes(content) for content in contents]
+            contents = [as_bytes(content) for content in contents]
         parts: list[tuple[Batch, int, int]] = []
         if properties or tag is not None:
             options = self._options(properties, None, None, None, None, None, tag)
@@ -394,6 +396,8 @@ class Producer:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+        if self.on_settled is not None:
+            self.on_settled()
         self._wake()
 
     def _wake(self) -> None:
@@ -477,7 +481,8 @@ def _text_bytes(text: object) -> int:
         raise InvalidArgument(f"{text!r} is not valid Unicode") from error
 
 
-def _as_bytes(content: object) -> bytes:
+def as_bytes(content: object) -> bytes:
+    """What is sent; raises InvalidArgument for what is no bytes."""
     if isinstance(content, bytes | bytearray | memoryview):
         return bytes(content)
     raise InvalidArgument(f"a message is bytes, not {type(content).__name__}; encode it first")

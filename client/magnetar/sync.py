@@ -19,7 +19,7 @@ from magnetar.enums import InitialPosition
 from magnetar.errors import InvalidArgument, MagnetarError, ProducerQueueFull
 from magnetar.message import Message
 from magnetar.message_id import MessageId
-from magnetar.producer import Producer as AsyncProducer
+from magnetar.partitioned_producer import AnyProducer
 from magnetar.reader import Reader as AsyncReader
 from magnetar.ticket import Ticket
 
@@ -74,7 +74,7 @@ async def _awaited(claim: Ticket | Acknowledgement) -> Any:
 class Producer:
     """Publishes to one topic; safe to use from several threads."""
 
-    def __init__(self, producer: AsyncProducer) -> None:
+    def __init__(self, producer: AnyProducer) -> None:
         self._producer = producer
 
     topic = property(lambda self: self._producer.topic, doc="The topic's full name.")

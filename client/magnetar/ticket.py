@@ -40,6 +40,11 @@ class Ticket:
         """Whether awaiting it would not wait."""
         return self._batch.outcome is not None
 
+    @property
+    def collecting(self) -> bool:
+        """Whether the message's batch has not left yet."""
+        return not self._batch.count and self._batch.outcome is None
+
     def __await__(self) -> Generator[object, None, MessageId]:
         if self._batch.outcome is None:
             yield from asyncio.shield(settled(self._batch))

@@ -186,7 +186,7 @@ async def test_a_planned_move_takes_consumers_along(cluster: MemoryCluster) -> N
             assert [(await reader.read_next(5000)).data for _ in range(10)] == numbered(10)
 
         # Whoever notices first closes the channel they all share.
-        client._connections._forget(cluster.owner)
+        client._connections.forget(cluster.owner)
         await cluster.brokers[0].kill()
         await publish(client, [b"new"])
 

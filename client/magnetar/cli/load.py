@@ -16,7 +16,7 @@ from magnetar.client import Client
 from magnetar.enums import InitialPosition
 from magnetar.errors import MagnetarError, NotSupported, OperationTimeout, ProducerQueueFull
 from magnetar.message import Message
-from magnetar.producer import Producer
+from magnetar.partitioned_producer import AnyProducer
 from magnetar.ticket import Ticket, Tickets
 
 SUBSCRIPTION = "magnetar-perf"
@@ -59,7 +59,7 @@ def _stamped(due_ns: int, filler: bytes) -> bytes:
 
 
 class _Publisher:
-    def __init__(self, producer: Producer, rate: int, size: int, seconds: float) -> None:
+    def __init__(self, producer: AnyProducer, rate: int, size: int, seconds: float) -> None:
         self._producer = producer
         self._rate, self._seconds = rate, seconds
         self._filler = os.urandom(max(size - STAMP_BYTES, 0))
