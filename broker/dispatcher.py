@@ -14,8 +14,9 @@ from typing import Protocol
 
 from broker.consumer_session import ConsumerSession
 from broker.conversation import Delivery
-from broker.cursor import Cursor, full_mask, lowest_bits
+from broker.cursor import Cursor, full_mask
 from broker.cut_entry import cut_entry, whole_entry
+from broker.expiry import Expiry
 from broker.filtered_log import FilteredLog
 from broker.log_reader import LogReader
 from broker.redelivery import RedeliveryCounts
@@ -39,6 +40,7 @@ class DispatchHost(Protocol):
     kind: SubscriptionKind
     epoch: int
     counts: RedeliveryCounts
+    expiry: Expiry
 
     def may_dispatch(self) -> bool: ...
 
@@ -141,6 +143,7 @@ class Dispatcher:
         self._scheduled = False
         budget = TURN_BYTES
         self.reader.begin_turn()
+        self._host.expiry.begin_turn()
         served: dict[int, ConsumerSession] = {}
         while budget > 0:
             consumer = self._choose()
@@ -150,8 +153,6 @@ class Dispatcher:
             if found is None:
                 break
             entry, mask, redelivered = found
-            if consumer.exact and mask.bit_count() > consumer.permits:
-                mask = self._cut(entry, mask, redelivered, consumer.permits)
             budget -= self.reader.cost_of(entry, mask)
             served[consumer.consumer_id] = consumer
             self._hand_out(consumer, entry, mask, redelivered)
@@ -182,8 +183,7 @@ class Dispatcher:
         consumer.delivered_messages += messages
         if self._tracked:
             self._track(consumer, entry, mask, redelivered)
-        whole = self.reader.filter is None and not consumer.exact
-        cut = (whole_entry if whole else cut_entry)(entry, mask)
+        cut = (whole_entry if self.reader.filter is None else cut_entry)(entry, mask)
         consumer.offer(Delivery(
             entry.ledger_id, entry.entry_id, cut.body, cut.skip, redelivered, self._host.epoch,
             cut.picked,
@@ -210,7 +210,7 @@ class Dispatcher:
         """The next entry to deliver, which of its messages, and how often they were before."""
         while self._ready:
             entry, mask, redelivered = self._ready.popleft()
-            mask &= ~self._host.cursor.mask(entry.first_ordinal, entry.count)
+            mask = self._deliverable(entry, mask)
             if mask:
                 return entry, mask, redelivered
         if self._waiting:
@@ -221,7 +221,7 @@ class Dispatcher:
         ):
             return None
         while (read := self.reader.next()) is not None:
-            mask = full_mask(read.count) & ~self._host.cursor.mask(read.first_ordinal, read.count)
+            mask = self._deliverable(read, full_mask(read.count))
             if not mask:
                 continue
             parts = self._host.counts.split(read.first_ordinal, mask)
@@ -237,7 +237,7 @@ class Dispatcher:
             unacknowledged = ~self._host.cursor.mask(waiting.first_ordinal, waiting.count)
             parts = [
                 (mask & unacknowledged, redelivered)
-                for mask, redelivered in sorted(waiting.parts, key=_first_message)
+                for mask, redelivered in waiting.parts
                 if mask & unacknowledged
             ]
             entry = self._bodies.get(key) or self._log.cached(*key)
@@ -247,11 +247,21 @@ class Dispatcher:
             heapq.heappop(self._order)
             del self._waiting[key]
             self._bodies.pop(key, None)
-            if parts and entry is not None:
-                for mask, redelivered in parts[1:]:
+            if entry is not None:
+                live = [
+                    (left, redelivered) for mask, redelivered in parts
+                    if (left := self._deliverable(entry, mask))
+                ]
+                for mask, redelivered in live[1:]:
                     self._ready.append((entry, mask, redelivered))
-                return entry, *parts[0]
+                if live:
+                    return entry, *live[0]
         return self._take()
+
+    def _deliverable(self, entry: StoredEntry, mask: int) -> int:
+        """Those of these messages that are neither acknowledged nor expired."""
+        mask &= ~self._host.cursor.mask(entry.first_ordinal, entry.count)
+        return self._host.expiry.live(entry, mask) if mask else 0
 
     def _fetch_waiting(self, key: Key) -> None:
         """Read the entry, and with it the neighbours that wait as well."""
@@ -286,33 +296,18 @@ class Dispatcher:
             heapq.heapify(self._order)
         self.schedule()
 
-    def _cut(self, entry: StoredEntry, mask: int, redelivered: int, most: int) -> int:
-        """The first `most` messages; the others are next, before what comes after them."""
-        taken = lowest_bits(mask, most)
-        key = (entry.ledger_id, entry.entry_id)
-        self._wait(key, entry.first_ordinal, entry.count, mask & ~taken, redelivered)
-        self._bodies[key] = entry
-        return taken
-
     def again(
         self, key: Key, first_ordinal: int, count: int, mask: int, redelivered: int
     ) -> None:
         """These messages wait to be delivered for the `redelivered`-th time again."""
-        self._wait(key, first_ordinal, count, mask, redelivered)
-        self._host.counts.set(first_ordinal, mask, redelivered)
-
-    def _wait(
-        self, key: Key, first_ordinal: int, count: int, mask: int, redelivered: int
-    ) -> None:
         waiting = self._waiting.get(key)
         if waiting is None:
             waiting = self._waiting[key] = Waiting(first_ordinal, count)
             heapq.heappush(self._order, key)
         waiting.parts.append((mask, redelivered))
+        self._host.counts.set(first_ordinal, mask, redelivered)
 
-    def take_back(
-        self, consumer: ConsumerSession, key: Key, mask: int, *, counted: bool = True
-    ) -> bool:
+    def take_back(self, consumer: ConsumerSession, key: Key, mask: int) -> bool:
         """The consumer wants these messages again, or leaves; False: they are not with it."""
         flight = self.flights.get(key)
         if flight is None:
@@ -324,9 +319,7 @@ class Dispatcher:
                 hit = part.mask & mask & unacknowledged
                 part.mask &= ~mask & unacknowledged
                 if hit:
-                    put_back = self.again if counted else self._wait
-                    put_back(
-                        key, flight.first_ordinal, flight.count, hit, part.redelivered + counted)
+                    self.again(key, flight.first_ordinal, flight.count, hit, part.redelivered + 1)
             if part.mask:
                 kept.append(part)
         flight.parts = kept
@@ -353,5 +346,3 @@ class Dispatcher:
             del self.flights[key]
 
 
-def _first_message(part: tuple[int, int]) -> int:
-    return part[0] & -part[0]

@@ -50,6 +50,8 @@ class BrokerMetrics(Collector):
              sum(one.backlog_messages for one in subscriptions)),
             ("in_flight_entries", "Entries delivered and not acknowledged",
              sum(len(one.dispatcher.flights) for one in subscriptions)),
+            ("expired_messages", "Messages that waited too long, since their topics were loaded",
+             sum(one.expiry.expired_messages for one in subscriptions)),
             ("waiting_entries", "Entries waiting to be delivered again",
              sum(one.dispatcher.waiting_entries for one in subscriptions)),
             ("dead_letters_waiting", "Messages given up and not yet in their dead-letter topic",

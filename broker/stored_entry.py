@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ledger.position import Position
-from magnetar.entry import parse_header, parse_prefix
+from magnetar.entry import Flag, batch_flags, parse_header, parse_prefix
 from magnetar.errors import CorruptRecord, InvalidFrame
 from magnetar.ids import EntryId, LedgerId
 
@@ -32,6 +32,11 @@ class StoredEntry:
     def end_ordinal(self) -> int:
         """The ordinal after the entry's last message."""
         return self.first_ordinal + self.count
+
+    @property
+    def expires(self) -> bool:
+        """Some message of it has a time to live of its own."""
+        return bool(batch_flags(self.body) & Flag.EXPIRES.value)
 
 
 def parse_stored(position: Position, body: bytes) -> StoredEntry:

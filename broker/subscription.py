@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+from broker.backlog_expiry import BacklogExpiry
 from broker.consumer_session import ConsumerSession, OnDone
 from broker.conversation import (
     InitialPosition,
@@ -20,7 +21,9 @@ from broker.conversation import (
     OnEnded,
 )
 from broker.cursor import Cursor, OrdinalBitmap, full_mask
+from broker.dead_letter_port import DeadLetters
 from broker.dispatcher import Dispatcher
+from broker.expiry import Expiry
 from broker.redelivery import RedeliveryCounts
 from broker.selector import MessageFilter
 from broker.settings import BrokerLimits
@@ -42,13 +45,19 @@ from magnetar.dead_letter import default_dead_letter_topic
 from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError
 from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
+from tenants.policies import TopicPolicies
 
 
 class SubscriptionHost(Protocol):
     """What a subscription needs of its topic."""
 
+    policies: TopicPolicies
+
     @property
     def name(self) -> str: ...
+
+    @property
+    def dead_letters(self) -> DeadLetters: ...
 
     def write_state(
         self, record: StateRecord, on_done: Callable[[MagnetarError | None], None]
@@ -85,6 +94,8 @@ class Subscription:
         self.counts = RedeliveryCounts(recorded=durable)
         self.epoch = 0
         self.filter = SubscriptionFilter(self)
+        self.expiry = Expiry(self, clock)
+        self.backlog_expiry = BacklogExpiry(self, log, self.expiry, clock)
         self.dispatcher = Dispatcher(self, log, limits, clock, tracked=bool(name))
         self._delta = OrdinalBitmap()
         self._dirty = False
@@ -126,8 +137,24 @@ class Subscription:
             return TopicName.parse(self.dead_letter_topic).full
         return default_dead_letter_topic(self.topic_name, self.name)
 
+    @property
+    def policies(self) -> TopicPolicies:
+        """What holds for the topic."""
+        return self._host.policies
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Who takes what is given up."""
+        return self._host.dead_letters
+
+    def wake(self) -> None:
+        """Hand out what can be handed out."""
+        self.dispatcher.schedule()
+
     def may_dispatch(self) -> bool:
         """An exclusive subscription waits while another broker may still serve it."""
+        if self.expiry.full:
+            return False
         if self.kind is SubscriptionKind.EXCLUSIVE and self.name:
             return self._host.may_dispatch_exclusively()
         return True
@@ -318,6 +345,24 @@ class Subscription:
             self.counts.forget_below(self.cursor.floor)
             self._schedule_flush()
 
+    def pass_range(self, first: int, end: int) -> None:
+        """Messages nobody is to get any more, such as expired ones."""
+        if first < end:
+            self.cursor.add_range(first, end)
+            self.counts.forget_below(self.cursor.floor)
+            if self.durable:
+                self._delta.add_range(first, end)
+                self._dirty = True
+                self._schedule_flush()
+
+    def in_flight_masks(self) -> dict[int, int]:
+        """What is at consumers: messages of entries, by the entry's first ordinal."""
+        found: dict[int, int] = {}
+        for flight in self.dispatcher.flights.values():
+            for part in flight.parts:
+                found[flight.first_ordinal] = found.get(flight.first_ordinal, 0) | part.mask
+        return found
+
     def passed_over(self, entry: StoredEntry, mask: int) -> None:
         """Messages that the filter does not want: done with, as durably as if acknowledged."""
         if not self.name:
@@ -437,11 +482,8 @@ class Subscription:
 
     # --- redelivery, seek, ends
 
-    def redeliver(
-        self, session: ConsumerSession, positions: Sequence[MessagePosition], *,
-        counted: bool = True,
-    ) -> None:
-        """See ConsumerSession.redeliver and give_back."""
+    def redeliver(self, session: ConsumerSession, positions: Sequence[MessagePosition]) -> None:
+        """See ConsumerSession.redeliver."""
         if not self.name:
             return
         lost = []
@@ -450,8 +492,7 @@ class Subscription:
             flight = self.dispatcher.flights.get(key)
             if flight is not None:
                 with suppress(InvalidArgument):  # there is nobody to answer
-                    self.dispatcher.take_back(
-                        session, key, position.mask_of(flight.count), counted=counted)
+                    self.dispatcher.take_back(session, key, position.mask_of(flight.count))
             elif self.dispatcher.lost_track:
                 lost.append(position)
         if lost:
@@ -487,6 +528,7 @@ class Subscription:
             self.cursor.reset(floor)
             self.counts.clear()
             self.dead_letter_plan = None
+            self.expiry.reset()
             self._delta = OrdinalBitmap()
             self._started = True
             self.durable_floor = min(self.durable_floor, floor)

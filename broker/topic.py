@@ -8,6 +8,7 @@ everything from what is durable.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -21,7 +22,6 @@ from broker.conversation import (
 from broker.dead_letters import DeadLetterOffice
 from broker.publish_gate import NoQuota, PublishGate
 from broker.publishing import Publishing, TopicCounters
-from broker.pull_sessions import PullSessions
 from broker.retention import Retention
 from broker.settings import BrokerLimits
 from broker.state_records import StateRecord, SubscriptionCreated, SubscriptionDeleted
@@ -41,6 +41,8 @@ from magnetar.errors import (
 )
 from magnetar.runtime.clock import Clock
 from tenants.policies import TopicPolicies
+
+_log = logging.getLogger(__name__)
 
 
 class DispatchGate(Protocol):
@@ -71,7 +73,6 @@ class Topic:
         self.gate = PublishGate(log, NoQuota())
         self.publishing = Publishing(self, log, self.state, limits, clock, counters)
         self.dead_letters = office.of_topic(self, log)
-        self.pulls = PullSessions(self, clock)
         self._temporary: list[Subscription] = []
         self._consumer_ids = 0
         self._exclusive_held_back = False
@@ -107,10 +108,6 @@ class Topic:
     def subscriptions(self) -> list[Subscription]:
         """All of them, readers too."""
         return [*self.state.subscriptions.values(), *self._temporary]
-
-    def subscription_named(self, name: str) -> Subscription | None:
-        """None: there is none of that name."""
-        return self.state.subscriptions.get(name)
 
     def dead_letter_hosts(self) -> Mapping[str, Subscription]:
         """Readers give nothing up."""
@@ -304,6 +301,8 @@ class Topic:
     def follow(self, policies: TopicPolicies, log_policy: LogPolicy) -> None:
         """From now on these policies hold; producers see a new size limit when they reconnect."""
         self.policies = self.retention.policies = policies
+        for subscription in self.subscriptions():
+            subscription.backlog_expiry.changed()
         self.log.log.policy = log_policy
 
     async def maintain(self) -> None:
@@ -311,12 +310,22 @@ class Topic:
         if self.closing:
             return
         self.state.forget_sources(self._clock.wall_ms())
+        await self._expire_backlogs()
         if self.state.checkpoint_is_due:
             self.state.checkpoint(lambda _error: None)
         await self.log.log.tidy()
         await self.retention.apply()
         if self.state.compaction_is_due:
             await self.state.compact()
+
+    async def _expire_backlogs(self) -> None:
+        for subscription in list(self.state.subscriptions.values()):
+            try:
+                await subscription.backlog_expiry.run()
+            except MagnetarError as error:
+                # Another subscription may well be readable where it is.
+                _log.warning("%s, %s: expiring is put off: %s", self._name, subscription.name,
+                             error)
 
     # --- ends
 
@@ -382,7 +391,6 @@ class Topic:
     def _end_sessions(self, error: MagnetarError) -> None:
         self.closing = self.closed = True
         self.dead_letters.close()
-        self.pulls.close()
         if self._held_back_end is not None:
             self._held_back_end.cancel()
         self.publishing.end(error)
