@@ -80,10 +80,10 @@ async def verify_even(url: str, topic: str, count: int) -> Figures:
     """Receive what comes again, until nothing does: exactly the even numbers."""
     seen = bytearray(count)
     repeated = 0
+    began_s = time.perf_counter()
     async with Client(url, operation_timeout_seconds=120) as client:
         consumer = await client.subscribe(
             topic, SUBSCRIPTION, consumer_type=ConsumerType.Shared, receiver_queue_size=50_000)
-        began_s = time.perf_counter()
         first_s = 0.0
         while True:
             try:

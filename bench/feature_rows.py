@@ -16,6 +16,7 @@ from bench.children import answer
 from bench.load import Paced
 from bench.magnetar_rows import in_loop, new_topic, next_number, resident_mb
 from bench.percentiles import Figures, latencies_ms
+from bench.soak import soak
 from demo.cluster import ProcessCluster, tree_environment
 from demo.processes import Child, start
 from magnetar import Client, Consumer, ConsumerType, InitialPosition
@@ -254,5 +255,6 @@ MEASURES: Final[dict[str, Callable[[ProcessCluster, bool], Figures]]] = {
     "filters": filters,
     "group-changes": group_changes,
     "slow-consumers": slow_consumers,
+    "soak": soak,
 }
 """By the name of their row in `bench.rows`."""

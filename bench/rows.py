@@ -143,4 +143,12 @@ ROWS: Final = (
         "slow-consumers", "publish p99 at 1,000/s beside five slow consumers", Kind.FEATURE,
         (Target("p99_ratio", most=1.2),), runs=1,
     ),
+    Row(
+        "soak", "an hour of random kills of bookies and brokers at 200/s", Kind.FEATURE,
+        (
+            Target("lost", most=0), Target("repeated", most=0), Target("out_of_order", most=0),
+            Target("errors", most=0),
+        ),
+        runs=1,
+    ),
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Row 12: it never happens that B is there and A, confirmed before it, is not.
 
-An hour of the same is `python -m tests.features.soak`, which `make bench` runs.
+An hour of the same is the row `soak` of `make bench`.
 """
 
 from __future__ import annotations
