@@ -385,6 +385,11 @@ class Broker:
         if not self.serving:
             raise NotServing("this broker is joining or leaving the cluster; try another")
 
+    async def topic_here(self, topic: str) -> Topic:
+        """The topic, loaded, if it is this broker's or can be. Raises NotOwner when another
+        broker serves it, InvalidTopicName, TopicNotFound."""
+        return await self._topic(topic)
+
     async def _topic(self, topic: str) -> Topic:
         name = self._parse(topic)
         self._refuse_unless_serving()

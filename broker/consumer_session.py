@@ -30,7 +30,7 @@ class ConsumerSession:
 
     __slots__ = (
         "_deliver", "_ended", "_frame_bytes", "_outgoing", "_outgoing_bytes", "_subscription",
-        "backlog_bytes", "closed", "consumer_id", "delivered_messages", "name", "permits",
+        "backlog_bytes", "closed", "consumer_id", "delivered_messages", "exact", "name", "permits",
     )
 
     def __init__(
@@ -47,6 +47,8 @@ class ConsumerSession:
         self._outgoing: list[Delivery] = []
         self._outgoing_bytes = 0
         self.permits = 0
+        self.exact = False
+        """Gets no message beyond its permits: batches are cut for it."""
         self.delivered_messages = 0
         self.closed = False
 
@@ -58,6 +60,11 @@ class ConsumerSession:
     @property
     def subscription_name(self) -> str:
         return self._subscription.name
+
+    @property
+    def backlog_messages(self) -> int:
+        """Of its subscription: not acknowledged."""
+        return self._subscription.backlog_messages
 
     @property
     def outgoing_bytes(self) -> int:
@@ -88,6 +95,11 @@ class ConsumerSession:
         """Deliver these again, here or elsewhere, counting it."""
         if not self.closed:
             self._subscription.redeliver(self, positions)
+
+    def give_back(self, positions: Sequence[MessagePosition]) -> None:
+        """These were not used: they go to whoever is next, no delivery more, in their old place."""
+        if positions and not self.closed:
+            self._subscription.redeliver(self, positions, counted=False)
 
     async def seek(
         self, position: MessagePosition | None = None,

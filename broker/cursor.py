@@ -20,6 +20,20 @@ def full_mask(count: int) -> int:
     return (1 << count) - 1
 
 
+def lowest_bits(mask: int, most: int) -> int:
+    """The lowest `most` ones of `mask`."""
+    if mask.bit_count() <= most:
+        return mask
+    low, high = 0, mask.bit_length()
+    while low < high:  # the shortest run of low bits that has `most` ones
+        middle = (low + high) // 2
+        if (mask & full_mask(middle)).bit_count() < most:
+            low = middle + 1
+        else:
+            high = middle
+    return mask & full_mask(low)
+
+
 def _pieces(first: int, mask: int) -> Iterator[tuple[int, int]]:
     """`mask`, whose lowest bit stands for ordinal `first`, cut at chunk borders."""
     chunk = first >> CHUNK_BITS

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from broker.consumer_session import ConsumerSession
 from broker.conversation import Delivery
-from broker.cursor import Cursor, full_mask
+from broker.cursor import Cursor, full_mask, lowest_bits
 from broker.cut_entry import cut_entry, whole_entry
 from broker.expiry import Expiry
 from broker.filtered_log import FilteredLog
@@ -153,6 +153,8 @@ class Dispatcher:
             if found is None:
                 break
             entry, mask, redelivered = found
+            if consumer.exact and mask.bit_count() > consumer.permits:
+                mask = self._cut(entry, mask, redelivered, consumer.permits)
             budget -= self.reader.cost_of(entry, mask)
             served[consumer.consumer_id] = consumer
             self._hand_out(consumer, entry, mask, redelivered)
@@ -183,7 +185,8 @@ class Dispatcher:
         consumer.delivered_messages += messages
         if self._tracked:
             self._track(consumer, entry, mask, redelivered)
-        cut = (whole_entry if self.reader.filter is None else cut_entry)(entry, mask)
+        whole = self.reader.filter is None and not consumer.exact
+        cut = (whole_entry if whole else cut_entry)(entry, mask)
         consumer.offer(Delivery(
             entry.ledger_id, entry.entry_id, cut.body, cut.skip, redelivered, self._host.epoch,
             cut.picked,
@@ -237,7 +240,7 @@ class Dispatcher:
             unacknowledged = ~self._host.cursor.mask(waiting.first_ordinal, waiting.count)
             parts = [
                 (mask & unacknowledged, redelivered)
-                for mask, redelivered in waiting.parts
+                for mask, redelivered in sorted(waiting.parts, key=_first_message)
                 if mask & unacknowledged
             ]
             entry = self._bodies.get(key) or self._log.cached(*key)
@@ -296,18 +299,33 @@ class Dispatcher:
             heapq.heapify(self._order)
         self.schedule()
 
+    def _cut(self, entry: StoredEntry, mask: int, redelivered: int, most: int) -> int:
+        """The first `most` messages; the others are next, before what comes after them."""
+        taken = lowest_bits(mask, most)
+        key = (entry.ledger_id, entry.entry_id)
+        self._wait(key, entry.first_ordinal, entry.count, mask & ~taken, redelivered)
+        self._bodies[key] = entry
+        return taken
+
     def again(
         self, key: Key, first_ordinal: int, count: int, mask: int, redelivered: int
     ) -> None:
         """These messages wait to be delivered for the `redelivered`-th time again."""
+        self._wait(key, first_ordinal, count, mask, redelivered)
+        self._host.counts.set(first_ordinal, mask, redelivered)
+
+    def _wait(
+        self, key: Key, first_ordinal: int, count: int, mask: int, redelivered: int
+    ) -> None:
         waiting = self._waiting.get(key)
         if waiting is None:
             waiting = self._waiting[key] = Waiting(first_ordinal, count)
             heapq.heappush(self._order, key)
         waiting.parts.append((mask, redelivered))
-        self._host.counts.set(first_ordinal, mask, redelivered)
 
-    def take_back(self, consumer: ConsumerSession, key: Key, mask: int) -> bool:
+    def take_back(
+        self, consumer: ConsumerSession, key: Key, mask: int, *, counted: bool = True
+    ) -> bool:
         """The consumer wants these messages again, or leaves; False: they are not with it."""
         flight = self.flights.get(key)
         if flight is None:
@@ -319,7 +337,9 @@ class Dispatcher:
                 hit = part.mask & mask & unacknowledged
                 part.mask &= ~mask & unacknowledged
                 if hit:
-                    self.again(key, flight.first_ordinal, flight.count, hit, part.redelivered + 1)
+                    put_back = self.again if counted else self._wait
+                    put_back(
+                        key, flight.first_ordinal, flight.count, hit, part.redelivered + counted)
             if part.mask:
                 kept.append(part)
         flight.parts = kept
@@ -346,3 +366,5 @@ class Dispatcher:
             del self.flights[key]
 
 
+def _first_message(part: tuple[int, int]) -> int:
+    return part[0] & -part[0]

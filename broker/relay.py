@@ -57,6 +57,24 @@ class Relay:
             self.streams -= 1
 
 
+    async def call(self, owner: Address, method: str, request: bytes, timeout_s: float) -> bytes:
+        """Pass one request on, and its answer back; raises ConnectionFailed as `run`."""
+        if self.streams >= self._limit:
+            raise ConnectionFailed("this broker relays all the streams it may; try another")
+        self.streams += 1
+        try:
+            async with grpc.aio.insecure_channel(str(owner), options=CLIENT_OPTIONS) as channel:
+                call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
+                reply: bytes = await call(request, timeout=timeout_s)
+                return reply
+        except grpc.aio.AioRpcError as error:
+            raise ConnectionFailed(
+                f"the relay to {owner} was lost: {error.details()}; look the topic up again"
+            ) from error
+        finally:
+            self.streams -= 1
+
+
 async def _forth(call: Any, frames: AsyncIterator[bytes]) -> None:
     async for frame in frames:
         await call.write(frame)

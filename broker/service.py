@@ -16,6 +16,7 @@ from broker.broker import Broker
 from broker.consumer_stream import ConsumerStream
 from broker.conversation import NotServing
 from broker.producer_stream import ProducerStream
+from broker.pull_service import PullService
 from broker.relay import SERVICE, Relay
 from broker.stream_codec import consume_request, error_of, produce_request
 from broker.stream_writer import Context
@@ -25,7 +26,7 @@ from magnetar.errors import InvalidFrame, MagnetarError
 from magnetar.wire import broker_pb2 as pb
 
 PROTOCOL_VERSION = 1
-FEATURES = ("relay", "batch-indexes", "filters", "partitions", "watch-topics")
+FEATURES = ("relay", "batch-indexes", "filters", "partitions", "watch-topics", "pull")
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class BrokerService:
         self._broker = broker
         self._cluster_id = cluster_id
         self.relay = Relay(broker.settings.limits.relays)
+        self._pulls = PullService(broker, self.relay)
         self.streams = 0
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -46,6 +48,8 @@ class BrokerService:
             "Lookup": grpc.unary_unary_rpc_method_handler(self._lookup),
             "Produce": grpc.stream_stream_rpc_method_handler(self._produce),
             "Consume": grpc.stream_stream_rpc_method_handler(self._consume),
+            "Receive": grpc.unary_unary_rpc_method_handler(self._pulls.receive),
+            "Settle": grpc.unary_unary_rpc_method_handler(self._pulls.settle),
             "WatchTopics": grpc.unary_stream_rpc_method_handler(self._watch_topics),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)

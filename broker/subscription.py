@@ -482,8 +482,11 @@ class Subscription:
 
     # --- redelivery, seek, ends
 
-    def redeliver(self, session: ConsumerSession, positions: Sequence[MessagePosition]) -> None:
-        """See ConsumerSession.redeliver."""
+    def redeliver(
+        self, session: ConsumerSession, positions: Sequence[MessagePosition], *,
+        counted: bool = True,
+    ) -> None:
+        """See ConsumerSession.redeliver and give_back."""
         if not self.name:
             return
         lost = []
@@ -492,7 +495,8 @@ class Subscription:
             flight = self.dispatcher.flights.get(key)
             if flight is not None:
                 with suppress(InvalidArgument):  # there is nobody to answer
-                    self.dispatcher.take_back(session, key, position.mask_of(flight.count))
+                    self.dispatcher.take_back(
+                        session, key, position.mask_of(flight.count), counted=counted)
             elif self.dispatcher.lost_track:
                 lost.append(position)
         if lost:

@@ -22,6 +22,7 @@ from broker.conversation import (
 from broker.dead_letters import DeadLetterOffice
 from broker.publish_gate import NoQuota, PublishGate
 from broker.publishing import Publishing, TopicCounters
+from broker.pull_sessions import PullSessions
 from broker.retention import Retention
 from broker.settings import BrokerLimits
 from broker.state_records import StateRecord, SubscriptionCreated, SubscriptionDeleted
@@ -73,6 +74,7 @@ class Topic:
         self.gate = PublishGate(log, NoQuota())
         self.publishing = Publishing(self, log, self.state, limits, clock, counters)
         self.dead_letters = office.of_topic(self, log)
+        self.pulls = PullSessions(self, clock)
         self._temporary: list[Subscription] = []
         self._consumer_ids = 0
         self._exclusive_held_back = False
@@ -108,6 +110,10 @@ class Topic:
     def subscriptions(self) -> list[Subscription]:
         """All of them, readers too."""
         return [*self.state.subscriptions.values(), *self._temporary]
+
+    def subscription_named(self, name: str) -> Subscription | None:
+        """None: there is none of that name."""
+        return self.state.subscriptions.get(name)
 
     def dead_letter_hosts(self) -> Mapping[str, Subscription]:
         """Readers give nothing up."""
@@ -391,6 +397,7 @@ class Topic:
     def _end_sessions(self, error: MagnetarError) -> None:
         self.closing = self.closed = True
         self.dead_letters.close()
+        self.pulls.close()
         if self._held_back_end is not None:
             self._held_back_end.cancel()
         self.publishing.end(error)

@@ -184,6 +184,16 @@ class TopicPolicies:
         " partitioned.",
         minimum=0, maximum=1_000, narrowest=Level.NAMESPACE,
     )
+    max_unacked_messages_per_consumer: int = _setting(
+        50_000, "Messages one consumer may hold unacknowledged before it gets no more; -1 without"
+        " limit.",
+        minimum=UNLIMITED, maximum=INT64_MAX,
+    )
+    max_unacked_messages_per_subscription: int = _setting(
+        200_000, "Messages delivered and not acknowledged, over all consumers of a subscription,"
+        " above which nothing new is delivered; -1 without limit.",
+        minimum=UNLIMITED, maximum=INT64_MAX,
+    )
     deduplication: bool = _setting(
         True, "Whether a batch sent again is recognised and stored once.",
     )

@@ -1037,6 +1037,7 @@ class SettleRequest(_message.Message):
     EXTEND_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
     RELAY_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     subscription: _builtins.str
     type: Global___SubscriptionType.ValueType
@@ -1044,6 +1045,8 @@ class SettleRequest(_message.Message):
     lease_ms: _builtins.int
     relay: _builtins.bool
     """as in OpenProducer"""
+    close: _builtins.bool
+    """the puller leaves: what is out and not named here goes back unused"""
     @_builtins.property
     def individual(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]: ...
     @_builtins.property
@@ -1067,10 +1070,11 @@ class SettleRequest(_message.Message):
         extend: _abc.Iterable[Global___Position] | None = ...,
         lease_ms: _builtins.int = ...,
         relay: _builtins.bool = ...,
+        close: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cumulative", b"cumulative"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_name", b"consumer_name", "cumulative", b"cumulative", "extend", b"extend", "individual", b"individual", "lease_ms", b"lease_ms", "negative", b"negative", "relay", b"relay", "subscription", b"subscription", "topic", b"topic", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "consumer_name", b"consumer_name", "cumulative", b"cumulative", "extend", b"extend", "individual", b"individual", "lease_ms", b"lease_ms", "negative", b"negative", "relay", b"relay", "subscription", b"subscription", "topic", b"topic", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
