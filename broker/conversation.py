@@ -68,7 +68,9 @@ class MessagePosition:
 
 @dataclass(slots=True)
 class Receipt:
-    """The fate of one batch. `entry_id` -1 without an error: stored earlier, its id forgotten."""
+    """The fate of one batch. `entry_id` -1 without an error: stored earlier, its id forgotten.
+
+    `scheduled`: it is to be delivered later, and the ids are those of the schedule."""
 
     first_sequence_id: int
     count: int
@@ -76,6 +78,7 @@ class Receipt:
     entry_id: int = -1
     error: MagnetarError | None = None
     settled: bool = False
+    scheduled: bool = False
 
 
 class Delivery(NamedTuple):

@@ -5,6 +5,9 @@ resend of any batch that could still have been in flight is answered with the id
 Batches of a source arrive in order within one stream, hence the last sequence id alone tells new
 from old; the remembered batches tell a resend from an overlap.
 
+A topic has one such map for its log and one for its schedule (a lane each), because order holds
+only within one chain of ledgers. Who a producer is, and since when it is gone, the log's knows.
+
 The map is written to the state ledger piecewise (`take_changes`) and after a change of owner is
 read back and brought up to date with the log's tail (`replay`), before anything is published.
 """
@@ -15,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from broker.state_records import SourceProgress, StoredBatch
-from broker.stored_entry import StoredEntry
+from ledger.position import Position
 from magnetar.errors import InvalidArgument, ProducerFenced, SequenceOverlap
 
 AUTOMATIC_PREFIX = "~"
@@ -23,14 +26,14 @@ AUTOMATIC_PREFIX = "~"
 
 
 class BatchInFlight:
-    """A batch on its way into the log; `waiting` hear when it is stored."""
+    """A batch on its way to the bookies; `waiting` hear where it is stored."""
 
     __slots__ = ("first", "last", "waiting")
 
     def __init__(self, first: int, last: int) -> None:
         self.first = first
         self.last = last
-        self.waiting: list[Callable[[StoredEntry], None]] = []
+        self.waiting: list[Callable[[Position], None]] = []
 
 
 class Source:
@@ -95,7 +98,7 @@ class Source:
 
 
 class Deduplication:
-    """All sources of one topic."""
+    """All sources of one topic, in one lane."""
 
     def __init__(self, remembered_batches: int, automatic_sources: int) -> None:
         self._keep = remembered_batches
@@ -128,6 +131,28 @@ class Deduplication:
         source.idle_since_ms = 0
         self._dirty[name] = source
         return source
+
+    def get(self, name: str) -> Source | None:
+        """The source, if something is known of it."""
+        return self._sources.get(name)
+
+    def lane(self, of: Source) -> Source:
+        """This lane's positions of a producer that is open in the topic's log."""
+        source = self._sources.get(of.name)
+        if source is None:
+            source = self._sources[of.name] = Source(of.name, of.automatic)
+        return source
+
+    def know(self, names: Iterable[str]) -> None:
+        """These producers have positions in another lane: forget them here, and there, in time."""
+        for name in names:
+            if name not in self._sources:
+                self._sources[name] = Source(name, name.startswith(AUTOMATIC_PREFIX))
+
+    @property
+    def names(self) -> list[str]:
+        """Of all sources."""
+        return [*self._sources]
 
     def closed(self, source: Source, now_ms: int) -> None:
         """The producer's session ended; automatic names are on their way to be forgotten."""

@@ -30,7 +30,9 @@ class BrokerMetrics(Collector):
         broker, service = self._node.broker, self._node.service
         if broker is None or service is None:
             return
-        for name, value in asdict(broker.counters).items():
+        counted = asdict(broker.counters)
+        counted |= {f"schedule_{name}": n for name, n in counted.pop("schedules").items()}
+        for name, value in counted.items():
             yield CounterMetricFamily(f"magnetar_broker_{name}", name.replace("_", " "), value)
         for name, value in asdict(broker.dead_letters.counters).items():
             yield CounterMetricFamily(f"magnetar_broker_{name}", name.replace("_", " "), value)
@@ -48,6 +50,8 @@ class BrokerMetrics(Collector):
             ("subscriptions", "Subscriptions of loaded topics", len(subscriptions)),
             ("backlog_messages", "Messages not acknowledged, over all subscriptions",
              sum(one.backlog_messages for one in subscriptions)),
+            ("scheduled_messages", "Messages that wait to be due",
+             sum(one.schedule.count for one in topics)),
             ("in_flight_entries", "Entries delivered and not acknowledged",
              sum(len(one.dispatcher.flights) for one in subscriptions)),
             ("expired_messages", "Messages that waited too long, since their topics were loaded",

@@ -7,7 +7,7 @@ the log, and acknowledged once Qa bookies hold it.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -26,11 +26,15 @@ from broker.producer_access import Admission
 from broker.producer_door import ProducerDoor
 from broker.producer_session import ProducerSession
 from broker.publish_gate import PublishGate
+from broker.resends import settle_if_known
+from broker.schedule.intake import Intake, Verdict
+from broker.schedule.schedule import Schedule, ScheduleCounters
 from broker.settings import BrokerLimits
 from broker.stored_entry import StoredEntry
 from broker.topic_log import TopicLog
 from broker.topic_state import TopicState
-from magnetar.entry import check, parse_header
+from ledger.position import Position
+from magnetar.entry import EntryHeader, check, parse_header
 from magnetar.errors import (
     ConnectionFailed,
     InvalidArgument,
@@ -39,7 +43,6 @@ from magnetar.errors import (
     MessageTooLarge,
     NotSupported,
     ProducerFenced,
-    SequenceOverlap,
 )
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Buffer
@@ -56,6 +59,7 @@ class TopicCounters:
     duplicate_batches: int = 0
     refused_batches: int = 0
     failed_topics: int = 0
+    schedules: ScheduleCounters = field(default_factory=ScheduleCounters)
 
 
 class PublishingHost(Protocol):
@@ -89,8 +93,8 @@ class Publishing:
     """The producers of one topic on its owner, and what is on its way into the log."""
 
     def __init__(
-        self, host: PublishingHost, log: TopicLog, state: TopicState, limits: BrokerLimits,
-        clock: Clock, counters: TopicCounters,
+        self, host: PublishingHost, log: TopicLog, state: TopicState, schedule: Schedule,
+        limits: BrokerLimits, clock: Clock, counters: TopicCounters,
     ) -> None:
         self._host = host
         self._log = log
@@ -102,6 +106,7 @@ class Publishing:
         self.door = ProducerDoor(state.access, state.write, self._put_out)
         self.opening = 0
         """How many producers are about to open, or wait for their turn."""
+        self.delayed = Intake(schedule, state.schedule, self._release_if_room)
         self._names_given = 0
         self._room_waiters: list[asyncio.Future[None]] = []
 
@@ -115,8 +120,12 @@ class Publishing:
         """More bytes are on their way to the bookies than may be, or the topic holds producers
         back for another reason."""
         return (
-            self._log.pending_bytes > self._limits.pending_publish_bytes or self._host.gate.holds
+            self._pending_bytes > self._limits.pending_publish_bytes or self._host.gate.holds
         )
+
+    @property
+    def _pending_bytes(self) -> int:
+        return self._log.pending_bytes + self.delayed.pending_bytes
 
     def loaded(self) -> None:
         """The state is read; producers may come."""
@@ -173,6 +182,8 @@ class Publishing:
         try:
             if source.in_flight:
                 await self._stored(source.in_flight[-1])
+            if (delayed := self.delayed.in_flight(name)) is not None:
+                await self._stored(delayed)
             if not source.automatic:
                 await self._host.durable_epoch()
             self._host.refuse_if_closing()
@@ -182,7 +193,7 @@ class Publishing:
         except BaseException:
             session.close(for_good=for_good)
             raise
-        session.last_sequence_id = source.last_stored
+        session.last_sequence_id = max(source.last_stored, self.delayed.last_stored(name))
 
     def _put_out(self, admissions: tuple[Admission, ...]) -> None:
         """These are fenced, at once: nothing more of theirs is taken."""
@@ -196,7 +207,7 @@ class Publishing:
         """Wait for this batch and no other; raises NotOwner when the topic closes before."""
         is_stored = False
 
-        def stored(_entry: StoredEntry) -> None:
+        def stored(_place: Position) -> None:
             nonlocal is_stored
             is_stored = True
 
@@ -238,19 +249,20 @@ class Publishing:
             if crc32c(memoryview(batch)[4:]) != int.from_bytes(batch[:4], "little"):
                 raise ChecksumMismatch("a batch was damaged on its way; send it again") from None
             raise
-        if header.delayed:
-            self._refuse(session, receipt, NotSupported(
-                "deliver_at is not yet supported by this version; send without it"
-            ))
-            return
         source = session.source
         if header.producer_name != source.name:
             self._refuse(session, receipt, InvalidArgument(
                 f"the batch names producer {header.producer_name!r}, the stream {source.name!r}"
             ))
             return
+        if header.delayed:
+            self._publish_later(session, receipt, batch, header)
+            return
         first, last = header.first_sequence_id, header.last_sequence_id
-        if self._host.policies.deduplication and self._known(session, receipt, first, last):
+        if self._host.policies.deduplication and settle_if_known(
+            session, receipt, source, first, last
+        ):
+            self._counters.duplicate_batches += 1
             return
         if self._host.gate.refuses(partial(self._refuse, session, receipt)):
             return
@@ -261,34 +273,23 @@ class Publishing:
 
         self._log.append(batch, header.count, stored)
 
-    def _known(
-        self, session: ProducerSession, receipt: Receipt, first: int, last: int
-    ) -> bool:
-        """True when the batch was seen before, and its receipt is taken care of."""
-        source = session.source
+    def _publish_later(
+        self, session: ProducerSession, receipt: Receipt, batch: Buffer, header: EntryHeader
+    ) -> None:
         try:
-            known = source.check(first, last)
-        except SequenceOverlap as error:
-            session.barred = True
-            overlap = error
-            if source.in_flight:
-                # Told only once what it overlaps is durable: the producer drops that part.
-                source.in_flight[-1].waiting.append(
-                    lambda _entry: session.settle(receipt, error=overlap)
-                )
-            else:
-                session.settle(receipt, error=overlap)
-            return True
-        if known is None:
-            return False
-        self._counters.duplicate_batches += 1
-        if isinstance(known, BatchInFlight):
-            known.waiting.append(
-                lambda entry: session.settle(receipt, entry.ledger_id, entry.entry_id)
+            verdict = self.delayed.take(
+                session, receipt, batch, header, self._host.policies.deduplication,
+                partial(self._host.gate.refuses, partial(self._refuse, session, receipt)),
             )
-        else:
-            session.settle(receipt, known.ledger_id, known.entry_id)
-        return True
+        except (InvalidArgument, NotSupported) as error:
+            self._refuse(session, receipt, error)
+            return
+        if verdict is Verdict.NEW:
+            self._counters.published_batches += 1
+            self._counters.published_messages += header.count
+            self._counters.published_bytes += len(batch)
+        elif verdict is Verdict.KNOWN:
+            self._counters.duplicate_batches += 1
 
     def _refuse(self, session: ProducerSession, receipt: Receipt, error: MagnetarError) -> None:
         self._counters.refused_batches += 1
@@ -310,17 +311,20 @@ class Publishing:
         self._counters.published_bytes += len(result.body)
         session.settle(receipt, result.ledger_id, result.entry_id)
         for waiting in flying.waiting:
-            waiting(result)
+            waiting(result.position)
         self._state.entry_stored(len(result.body))
-        if self._log.pending_bytes <= self._limits.pending_publish_bytes // 2:
-            self.release_waiters()
+        self._release_if_room()
         self._host.something_stored()
 
     async def drained(self) -> None:
         """Wait until all that was appended is stored; raises NotOwner when the topic closes."""
-        while self._log.pending_entries:
+        while self._log.pending_entries or self.delayed.pending_bytes:
             self._host.refuse_if_closing()
             await self._room_or_end()
+
+    def _release_if_room(self) -> None:
+        if self._pending_bytes <= self._limits.pending_publish_bytes // 2:
+            self.release_waiters()
 
     async def until_uncongested(self) -> None:
         """Wait for room; returns as well when the topic closes."""

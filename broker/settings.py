@@ -44,6 +44,11 @@ class BrokerLimits:
     """Size from which a state ledger is replaced by a snapshot, if that is worth it."""
     state_ledgers: int = 8
     """Each owner writes to a ledger of its own; more of them are replaced by a snapshot."""
+    schedule_entry_messages: int = 512
+    """Messages of a schedule that are put into one entry of the log when they are due."""
+    schedule_entry_bytes: int = 128 * KIB
+    schedule_entries_in_flight: int = 4
+    """Such entries of one topic on their way to the bookies; meanwhile the next collects."""
     topics: int = 100_000
     producers_a_topic: int = 10_000
     waiting_producers_a_topic: int = 1_000

@@ -10,7 +10,7 @@ acknowledgement would be a redelivery, skipping a source a duplicate.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -19,6 +19,8 @@ from magnetar.errors import CorruptRecord
 FORMAT_VERSION = 1
 COMPRESS_FROM_BYTES = 48
 MAX_BITMAP_BYTES = 1 << 16
+SOURCES_A_RECORD = 200
+BATCHES_A_RECORD = 10_000
 
 
 class SubscriptionKind(IntEnum):
@@ -167,10 +169,30 @@ class TopicEpoch:
     connected: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleProgress:
+    """How far the schedule is: the record up to which its sources are as earlier records of the
+    state say, the number that the next message takes, and the last mark that the log has at the
+    checkpoint which follows. Record (-1, -1) and mark (-1, -1) stand for "before the first"."""
+
+    ledger_id: int
+    entry_id: int
+    next_sequence: int
+    fired_due_ms: int
+    fired_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSourcesAdvanced:
+    """As SourcesAdvanced, of the schedule; places are those of its ledgers."""
+
+    sources: tuple[SourceProgress, ...]
+
+
 StateRecord = (
     SubscriptionCreated | SubscriptionDeleted | Acknowledged | CursorReset | Redelivered
     | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet | DeadLettersPlanned
-    | TopicEpoch
+    | ScheduleProgress | ScheduleSourcesAdvanced | TopicEpoch
 )
 
 
@@ -185,6 +207,8 @@ class _Kind(IntEnum):
     CHECKPOINT = 8
     FILTER_SET = 16
     DEAD_LETTERS_PLANNED = 23
+    SCHEDULE_PROGRESS = 24
+    SCHEDULE_SOURCES_ADVANCED = 25
     TOPIC_EPOCH = 32
 
 
@@ -301,10 +325,16 @@ def encode(record: StateRecord) -> bytes:
         case DeadLettersPlanned():
             out = _write_planned(record)
         case SourcesAdvanced():
-            out = _Writer(_Kind.SOURCES_ADVANCED)
-            out.number(len(record.sources))
-            for source in record.sources:
-                _write_source(out, source)
+            out = _write_sources(_Kind.SOURCES_ADVANCED, record.sources)
+        case ScheduleProgress():
+            out = _Writer(_Kind.SCHEDULE_PROGRESS)
+            for value in (
+                record.ledger_id + 1, record.entry_id + 1, record.next_sequence,
+                record.fired_due_ms + 1, record.fired_sequence + 1,
+            ):
+                out.number(value)
+        case ScheduleSourcesAdvanced():
+            out = _write_sources(_Kind.SCHEDULE_SOURCES_ADVANCED, record.sources)
         case SourcesForgotten():
             out = _Writer(_Kind.SOURCES_FORGOTTEN)
             out.number(len(record.names))
@@ -335,6 +365,14 @@ def _write_planned(record: DeadLettersPlanned) -> _Writer:
         out.number(part.ledger_id)
         out.number(part.entry_id)
         out.bitmap(part.mask)
+    return out
+
+
+def _write_sources(kind: _Kind, sources: tuple[SourceProgress, ...]) -> _Writer:
+    out = _Writer(kind)
+    out.number(len(sources))
+    for source in sources:
+        _write_source(out, source)
     return out
 
 
@@ -411,6 +449,13 @@ _READERS: dict[int, Callable[[_Reader], StateRecord]] = {
         data.number() - 1, data.number() - 1, data.number(), data.number()
     ),
     _Kind.DEAD_LETTERS_PLANNED: _read_planned,
+    _Kind.SCHEDULE_PROGRESS: lambda data: ScheduleProgress(
+        data.number() - 1, data.number() - 1, data.number(), data.number() - 1,
+        data.number() - 1,
+    ),
+    _Kind.SCHEDULE_SOURCES_ADVANCED: lambda data: ScheduleSourcesAdvanced(
+        tuple(_read_source(data) for _ in range(data.number()))
+    ),
     _Kind.FILTER_SET: lambda data: FilterSet(data.text(), data.text(), data.text()),
     _Kind.TOPIC_EPOCH: _read_topic_epoch,
 }
@@ -428,3 +473,19 @@ def decode(data: bytes) -> StateRecord:
     if reader.at != len(data):
         raise CorruptRecord("a state record has bytes after its end")
     return record
+
+
+def in_parts(sources: Iterable[SourceProgress]) -> list[tuple[SourceProgress, ...]]:
+    """Sources cut so that no record becomes too large for an entry."""
+    parts: list[tuple[SourceProgress, ...]] = []
+    part: list[SourceProgress] = []
+    batches = 0
+    for source in sources:
+        part.append(source)
+        batches += len(source.batches)
+        if len(part) >= SOURCES_A_RECORD or batches >= BATCHES_A_RECORD:
+            parts.append(tuple(part))
+            part, batches = [], 0
+    if part:
+        parts.append(tuple(part))
+    return parts

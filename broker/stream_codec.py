@@ -100,6 +100,7 @@ def receipts_frame(receipts: Sequence[Receipt]) -> bytes:
         told = add(
             first_sequence_id=receipt.first_sequence_id, count=receipt.count,
             ledger_id=receipt.ledger_id, entry_id=receipt.entry_id,
+            scheduled=receipt.scheduled,
         )
         if receipt.error is not None:
             told.error.CopyFrom(error_of(receipt.error))

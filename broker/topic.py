@@ -24,6 +24,7 @@ from broker.publish_gate import NoQuota, PublishGate
 from broker.publishing import Publishing, TopicCounters
 from broker.pull_sessions import PullSessions
 from broker.retention import Retention
+from broker.schedule.schedule import Schedule
 from broker.settings import BrokerLimits
 from broker.state_records import StateRecord, SubscriptionCreated, SubscriptionDeleted
 from broker.subscription import Subscription
@@ -72,7 +73,12 @@ class Topic:
         self.state = TopicState(log, limits, self._restored_subscription, self.fail)
         self.retention = Retention(log, self.state, policies, clock)
         self.gate = PublishGate(log, NoQuota())
-        self.publishing = Publishing(self, log, self.state, limits, clock, counters)
+        self.schedule = Schedule(
+            self, log, self.state.schedule, limits, clock, counters.schedules
+        )
+        self.publishing = Publishing(
+            self, log, self.state, self.schedule, limits, clock, counters
+        )
         self.dead_letters = office.of_topic(self, log)
         self.pulls = PullSessions(self, clock)
         self._temporary: list[Subscription] = []
@@ -88,10 +94,13 @@ class Topic:
     async def load(self) -> None:
         """Rebuild from the state ledger and the log's tail; raises what reading raises."""
         await self.state.load()
+        await self.schedule.load()
+        self.state.sources.know(self.state.schedule.sources.names)
         self.state.sources.nobody_is_connected(self._clock.wall_ms())
         for name in self.state.subscriptions:
             self.dead_letters.resume(name)
         self.publishing.loaded()
+        self.schedule.start()
 
     @property
     def name(self) -> str:
@@ -105,6 +114,7 @@ class Topic:
             self.publishing.producers or self.publishing.opening or self._opening
             or self._temporary or self.log.pending_entries
             or any(one.consumers for one in self.state.subscriptions.values())
+            or self.schedule.count
         )
 
     def subscriptions(self) -> list[Subscription]:
@@ -134,6 +144,10 @@ class Topic:
         if not self._notify_scheduled:
             self._notify_scheduled = True
             asyncio.get_running_loop().call_soon(self.wake_dispatch)
+
+    def entry_stored(self, size_bytes: int) -> None:
+        """See TopicState.entry_stored."""
+        self.state.entry_stored(size_bytes)
 
     async def durable_epoch(self) -> None:
         """An epoch counts once it would survive this owner."""
@@ -321,6 +335,7 @@ class Topic:
             self.state.checkpoint(lambda _error: None)
         await self.log.log.tidy()
         await self.retention.apply()
+        await self.schedule.free()
         if self.state.compaction_is_due:
             await self.state.compact()
 
@@ -375,9 +390,12 @@ class Topic:
             return
         self.closing = True
         self.dead_letters.close()
+        self.schedule.stop()
         try:
             async with asyncio.timeout(self._limits.drain_timeout_s):
-                while self.log.pending_entries and not self.closed:
+                while (
+                    self.log.pending_entries or self.schedule.in_flight
+                ) and not self.closed:
                     await self._clock.sleep(0.005)
                 for session in list(self.publishing.producers.values()):
                     session.flush()
@@ -400,6 +418,7 @@ class Topic:
         self.pulls.close()
         if self._held_back_end is not None:
             self._held_back_end.cancel()
+        self.schedule.stop()
         self.publishing.end(error)
         for subscription in self.subscriptions():
             subscription.close()

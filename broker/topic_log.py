@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from broker.conversation import MessagePosition
 from broker.stored_entry import StoredEntry, parse_stored
 from broker.tail_cache import TailCache
 from ledger.managed_log import LogEntry, ManagedLog
 from ledger.position import BEFORE_FIRST, Position
-from magnetar.entry import Prefix, encode_prefix
+from magnetar.entry import Prefix, ScheduleMark, encode_prefix
 from magnetar.errors import (
     EntryNotFound,
     InvalidArgument,
@@ -25,6 +26,17 @@ from magnetar.runtime.network import Buffer
 OnStored = Callable[[StoredEntry | MagnetarError], None]
 
 
+class _Appended(NamedTuple):
+    """On its way to the bookies."""
+
+    first_ordinal: int
+    messages: int
+    append_time_ms: int
+    body: bytes
+    on_stored: OnStored
+    mark: ScheduleMark | None
+
+
 class TopicLog:
     """Appends batches under the broker's prefix and finds entries by ordinal and by time.
 
@@ -37,10 +49,12 @@ class TopicLog:
         self._cache = cache
         self._clock = clock
         self._epoch = log.owner.epoch
-        self._pending: deque[tuple[int, int, int, bytes, OnStored]] = deque()
+        self._pending: deque[_Appended] = deque()
         self.next_ordinal = 0
         self.end_ordinal = 0
         self.append_time_ms = 0
+        self.fired = ScheduleMark(-1, -1)
+        """How far the schedule is in what is confirmed."""
         self.pending_bytes = 0
         self._first_ordinals: dict[int, int] = {}
 
@@ -53,13 +67,20 @@ class TopicLog:
     def pending_entries(self) -> int:
         return len(self._pending)
 
-    def resume(self, next_ordinal: int, append_time_ms: int) -> None:
+    def resume(
+        self, next_ordinal: int, append_time_ms: int, mark: ScheduleMark | None = None
+    ) -> None:
         """Go on from what a checkpoint and the entries after it say."""
+        if mark is not None:
+            self.fired = max(self.fired, mark)
         self.next_ordinal = self.end_ordinal = max(self.next_ordinal, next_ordinal)
         self.append_time_ms = max(self.append_time_ms, append_time_ms)
 
-    def append(self, batch: Buffer, count: int, on_stored: OnStored) -> None:
-        """Append one batch; `on_stored` is called in the order of the appends.
+    def append(
+        self, batch: Buffer, count: int, on_stored: OnStored, mark: ScheduleMark | None = None
+    ) -> None:
+        """Append one batch; `on_stored` is called in the order of the appends. With a `mark` it
+        is what the schedule fires up to there.
 
         The append time never falls, also when the clock does or an owner with a slower one
         takes over.
@@ -68,15 +89,18 @@ class TopicLog:
         if now_ms > self.append_time_ms:
             self.append_time_ms = now_ms
         first = self.next_ordinal
-        body = encode_prefix(Prefix(self._epoch, self.append_time_ms, first)) + batch
+        prefix = Prefix(self._epoch, self.append_time_ms, first, mark=mark)
+        body = encode_prefix(prefix) + batch
         self.next_ordinal = first + count
         self.pending_bytes += len(body)
         self.log.last_append_ms = self.append_time_ms
-        self._pending.append((first, count, self.append_time_ms, body, on_stored))
+        self._pending.append(
+            _Appended(first, count, self.append_time_ms, body, on_stored, mark)
+        )
         self.log.append(body, self._appended)
 
     def _appended(self, result: Position | LedgerError) -> None:
-        first, count, append_time_ms, body, on_stored = self._pending.popleft()
+        first, count, append_time_ms, body, on_stored, mark = self._pending.popleft()
         self.pending_bytes -= len(body)
         if isinstance(result, MagnetarError):
             on_stored(result)
@@ -86,6 +110,8 @@ class TopicLog:
         )
         assert first == self.end_ordinal, "receipts follow the order of the log"
         self.end_ordinal = first + count
+        if mark is not None:
+            self.fired = mark
         self._cache.put(entry)
         on_stored(entry)
 

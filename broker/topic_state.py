@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from broker.deduplication import Deduplication
 from broker.producer_access import ProducerAccess
+from broker.schedule.lane import ScheduleLane
 from broker.settings import BrokerLimits
 from broker.state_records import (
+    SOURCES_A_RECORD,
     Acknowledged,
     Checkpoint,
     CursorReset,
     DeadLettersPlanned,
     FilterSet,
     Redelivered,
-    SourceProgress,
+    ScheduleProgress,
+    ScheduleSourcesAdvanced,
     SourcesAdvanced,
     SourcesForgotten,
     StateRecord,
@@ -23,6 +26,7 @@ from broker.state_records import (
     TopicEpoch,
     decode,
     encode,
+    in_parts,
 )
 from broker.subscription import Subscription
 from broker.topic_log import TopicLog
@@ -31,8 +35,6 @@ from magnetar.entry import parse_header, parse_prefix
 from magnetar.errors import CorruptRecord, LedgerClosed, MagnetarError
 from magnetar.ids import EntryId, LedgerId
 
-SOURCES_A_RECORD = 200
-BATCHES_A_RECORD = 10_000
 REPLAY_ENTRIES = 1_000
 REPLAY_BYTES = 4 << 20
 
@@ -54,6 +56,7 @@ class TopicState:
         self.subscriptions: dict[str, Subscription] = {}
         self.sources = Deduplication(limits.remembered_batches, limits.automatic_sources)
         self.access = ProducerAccess(limits.waiting_producers_a_topic)
+        self.schedule = ScheduleLane(limits)
         self.checkpoint_position = BEFORE_FIRST
         self._checkpoint_ordinal = 0
         self._since_entries = 0
@@ -74,11 +77,14 @@ class TopicState:
                 prefix, batch = parse_prefix(entry.body)
                 header = parse_header(batch)
                 after = entry.position
-                self.sources.replay(
-                    header.producer_name, header.first_sequence_id, header.last_sequence_id,
-                    after.ledger_id, after.entry_id,
+                if prefix.mark is None:
+                    self.sources.replay(
+                        header.producer_name, header.first_sequence_id,
+                        header.last_sequence_id, after.ledger_id, after.entry_id,
+                    )
+                self._log.resume(
+                    prefix.first_ordinal + header.count, prefix.append_time_ms, prefix.mark
                 )
-                self._log.resume(prefix.first_ordinal + header.count, prefix.append_time_ms)
                 self._since_entries += 1
                 self._since_bytes += len(entry.body)
 
@@ -93,14 +99,19 @@ class TopicState:
                     self.sources.restore(progress)
             case SourcesForgotten():
                 self.sources.forget(record.names)
+                self.schedule.sources.forget(record.names)
             case TopicEpoch():
                 self.access.restore(record)
+            case ScheduleProgress() | ScheduleSourcesAdvanced():
+                self.schedule.restore(record)
             case Checkpoint():
                 self.checkpoint_position = Position(
                     LedgerId(record.ledger_id), EntryId(record.entry_id)
                 )
                 self._checkpoint_ordinal = record.next_ordinal
-                self._log.resume(record.next_ordinal, record.append_time_ms)
+                self._log.resume(
+                    record.next_ordinal, record.append_time_ms, self.schedule.restored_mark
+                )
             case (
                 Acknowledged() | CursorReset() | Redelivered() | FilterSet()
                 | DeadLettersPlanned()
@@ -143,11 +154,15 @@ class TopicState:
         """Write the sources that changed, and from where on the log is to be replayed."""
         self._since_entries = self._since_bytes = 0
         position, ordinal = self._log.last_position, self._log.end_ordinal
-        for part in _in_parts(self.sources.take_changes()):
+        scheduled = self.schedule.position
+        for part in in_parts(self.sources.take_changes()):
             self.write(SourcesAdvanced(part), lambda _error: None)
+        for record in self.schedule.changes(self._log.fired):
+            self.write(record, lambda _error: None)
 
         def written(error: MagnetarError | None) -> None:
             if error is None:
+                self.schedule.checkpointed(scheduled)
                 self.checkpoint_position = max(self.checkpoint_position, position)
                 self._checkpoint_ordinal = max(self._checkpoint_ordinal, ordinal)
             on_done(error)
@@ -164,6 +179,7 @@ class TopicState:
     def forget_sources(self, now_ms: int) -> None:
         """Drop automatic names that are idle for too long."""
         names = self.sources.expire(now_ms, self._limits.automatic_source_idle_ms)
+        self.schedule.sources.forget(names)
         for start in range(0, len(names), SOURCES_A_RECORD):
             self.write(
                 SourcesForgotten(names[start : start + SOURCES_A_RECORD]), lambda _error: None
@@ -175,7 +191,8 @@ class TopicState:
         for subscription in self.subscriptions.values():
             if subscription.durable and not subscription.deleted:
                 records += subscription.snapshot()
-        records += [SourcesAdvanced(part) for part in _in_parts(self.sources.snapshot())]
+        records += [SourcesAdvanced(part) for part in in_parts(self.sources.snapshot())]
+        records += self.schedule.snapshot(self._log.fired)
         if self.access.epoch:
             records.append(self.access.record)
         records.append(self._checkpoint_record())
@@ -202,18 +219,3 @@ class TopicState:
         finally:
             self._compacting = False
 
-
-def _in_parts(sources: Iterable[SourceProgress]) -> list[tuple[SourceProgress, ...]]:
-    """Sources cut so that no record becomes too large for an entry."""
-    parts: list[tuple[SourceProgress, ...]] = []
-    part: list[SourceProgress] = []
-    batches = 0
-    for source in sources:
-        part.append(source)
-        batches += len(source.batches)
-        if len(part) >= SOURCES_A_RECORD or batches >= BATCHES_A_RECORD:
-            parts.append(tuple(part))
-            part, batches = [], 0
-    if part:
-        parts.append(tuple(part))
-    return parts

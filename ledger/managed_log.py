@@ -19,8 +19,10 @@ from ledger.chain import EndedLedger, LedgerChain, OnAppended
 from ledger.doomed_ledgers import delete_doomed, with_doomed
 from ledger.driver import LedgerStore, LedgerWriterHandle, ReadHandle
 from ledger.invariant import invariant
+from ledger.log_entry import LogEntry as LogEntry
 from ledger.position import BEFORE_FIRST, Position
 from ledger.quorum import Quorums
+from ledger.schedule_log import ScheduleLog
 from ledger.state_log import StateLog
 from ledger.topic_record import OwnedTopic
 from ledger.wire import StoredEntry
@@ -49,14 +51,6 @@ class LogPolicy:
     """Looked at when something is appended."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """A confirmed entry."""
-
-    position: Position
-    body: bytes
-
-
 class ManagedLog:
     """See the module. Made by `open`."""
 
@@ -67,6 +61,7 @@ class ManagedLog:
         clock: Clock,
         policy: LogPolicy,
         state_records: Sequence[bytes],
+        schedule_readers: Sequence[ReadHandle],
         on_fenced: Callable[[LedgerError], None],
     ) -> None:
         self._owned = owned
@@ -87,6 +82,8 @@ class ManagedLog:
         self._learned_bytes: dict[LedgerId, int] = {}
         self.state = StateLog(owned, ledgers, lambda: self._policy.quorums, state_records,
                               self._fence)
+        self.schedule = ScheduleLog(owned, ledgers, lambda: self._policy.quorums,
+                                    schedule_readers, self._fence)
 
     @classmethod
     async def open(
@@ -110,14 +107,15 @@ class ManagedLog:
         owned = await OwnedTopic.claim(
             topics, topic, broker_id, incarnation, clock, ledgers.limits
         )
-        recovered, state_records = await asyncio.gather(
+        recovered, state_records, schedule_readers = await asyncio.gather(
             _recover(owned.record, ledgers),
             StateLog.recover(owned.record.state_ledgers, ledgers),
+            ScheduleLog.recover(owned.record.schedule_ledgers, ledgers),
         )
         if recovered:
             now_ms = clock.wall_ms()
             await owned.update(lambda record: _with_ended(record, recovered, now_ms, now_ms))
-        return cls(owned, ledgers, clock, policy, state_records, on_fenced)
+        return cls(owned, ledgers, clock, policy, state_records, schedule_readers, on_fenced)
 
     # -- what is known -------------------------------------------------------------------------
 
@@ -148,7 +146,10 @@ class ManagedLog:
     @property
     def blocked_reason(self) -> str | None:
         """Why appends wait, for an operator; None when nothing is in the way."""
-        return self._chain.blocked_reason or self.state.blocked_reason
+        return (
+            self._chain.blocked_reason or self.state.blocked_reason
+            or self.schedule.blocked_reason
+        )
 
     @property
     def entries(self) -> int:
@@ -265,6 +266,7 @@ class ManagedLog:
 
         The topic stays ours in its record until another takes it. Raises LedgerFenced.
         """
+        await self.schedule.close()
         await self._chain.close()
         await self.state.close()
         self._owned.fence("it was closed by its owner")
@@ -335,6 +337,7 @@ class ManagedLog:
         self._owned.fence(str(error))
         self._chain.fence(error)
         self.state.fence(error)
+        self.schedule.fence(error)
         self._on_fenced(error)
 
     # -- the record, as the chain keeps it -----------------------------------------------------

@@ -20,6 +20,8 @@ NO_LEDGER_ID: Final = LedgerId(-1)
 BUCKETS_AT_ONCE: Final = 16
 """Buckets of topics listed at the same time."""
 
+NOTHING_COVERED = (-1, -1)
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -43,12 +45,24 @@ class LedgerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleRun:
+    """Scheduled messages sorted by due time, in a closed ledger of their own. `entries` is -1
+    while it is being written: whoever finds it so throws it away."""
+
+    ledger_id: LedgerId
+    entries: int = -1
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TopicRecord:
     """A topic's managed log. `last_ledger_id` is the highest ever taken, so that no ledger at or
     below it is accepted again; `next_ordinal` follows the last closed ledger;
     `trimmed_ledgers` counts the ledgers deleted so far, `doomed_ledgers` are those among them that
     may still be there. A topic that is `deleting` is not there any more: whoever finds it finishes
-    that."""
+    that.
+    The schedule's ledgers hold what comes in; what stands in them up to the entry
+    `schedule_covered` (ledger, entry) is in the runs."""
 
     name: str
     owner: Owner | None = None
@@ -62,13 +76,19 @@ class TopicRecord:
     properties: tuple[tuple[str, str], ...] = ()
     deleting: bool = False
     doomed_ledgers: tuple[LedgerId, ...] = ()
+    schedule_ledgers: tuple[LedgerId, ...] = ()
+    schedule_runs: tuple[ScheduleRun, ...] = ()
+    schedule_covered: tuple[int, int] = NOTHING_COVERED
     unknown_fields: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def every_ledger(self) -> tuple[LedgerId, ...]:
         """All that the topic has, of whatever use; deleted with it."""
         named = (info.ledger_id for info in self.ledgers)
-        return (*named, *self.state_ledgers, *self.doomed_ledgers)
+        runs = (run.ledger_id for run in self.schedule_runs)
+        return (
+            *named, *self.state_ledgers, *self.schedule_ledgers, *runs, *self.doomed_ledgers
+        )
 
 
 def encode_topic(record: TopicRecord) -> bytes:
@@ -96,7 +116,22 @@ def encode_topic(record: TopicRecord) -> bytes:
         fields["deleting"] = True
     if record.doomed_ledgers:
         fields["doomed_ledgers"] = [*record.doomed_ledgers]
+    fields |= _encode_schedule(record)
     return encode_record(fields, record.unknown_fields)
+
+
+def _encode_schedule(record: TopicRecord) -> dict[str, Json]:
+    """Absent from the record of a topic that never had a delayed message."""
+    fields: dict[str, Json] = {}
+    if record.schedule_ledgers:
+        fields["schedule_ledgers"] = [*record.schedule_ledgers]
+    if record.schedule_runs:
+        fields["schedule_runs"] = [
+            [run.ledger_id, run.entries, run.size_bytes] for run in record.schedule_runs
+        ]
+    if record.schedule_covered != NOTHING_COVERED:
+        fields["schedule_covered"] = [*record.schedule_covered]
+    return fields
 
 
 def _encode_info(info: LedgerInfo) -> Json:
@@ -131,8 +166,25 @@ def decode_topic(value: bytes) -> TopicRecord:
         reader.properties(),
         reader.flag("deleting"),
         tuple(LedgerId(number) for number in reader.numbers("doomed_ledgers")),
+        tuple(LedgerId(number) for number in reader.numbers("schedule_ledgers")),
+        tuple(_decode_run(part) for part in reader.items("schedule_runs")),
+        _decode_covered(reader.numbers("schedule_covered")),
         reader.rest(),
     )
+
+
+def _decode_run(part: Any) -> ScheduleRun:
+    if not isinstance(part, list) or len(part) < 3 or not all(type(n) is int for n in part):
+        raise InvalidFrame("a run of the stored topic's schedule is malformed")
+    return ScheduleRun(LedgerId(part[0]), *part[1:3])
+
+
+def _decode_covered(numbers: tuple[int, ...]) -> tuple[int, int]:
+    if not numbers:
+        return NOTHING_COVERED
+    if len(numbers) != 2:
+        raise InvalidFrame("what the stored topic's runs cover is malformed")
+    return numbers[0], numbers[1]
 
 
 def _decode_owner(part: Any) -> Owner | None:

@@ -79,10 +79,10 @@ class _MessageFields:
             case FieldName.TAG:
                 return view.tag(index)
             case FieldName.PRODUCER:
-                return view.header.producer_name
+                return view.origin(index).producer_name
             case FieldName.SEQUENCE_ID:
-                return view.sequence_id(index)
+                return view.origin(index).sequence_id
             case FieldName.PUBLISH_TIME:
-                return view.header.publish_time_ms
+                return view.origin(index).publish_time_ms
             case FieldName.EVENT_TIME:
                 return view.event_time_ms(index) or None

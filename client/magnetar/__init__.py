@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from magnetar.producer import Producer
     from magnetar.reader import Reader
     from magnetar.routing import OutgoingMessage
+    from magnetar.scheduled_id import ScheduledId
     from magnetar.ticket import Ticket, Tickets
     from magnetar.topic import TopicName
 
@@ -42,7 +43,8 @@ __all__ = [
     "Acknowledgement", "Client", "CompressionType", "Consumer", "ConsumerType",
     "HashingScheme", "InitialPosition", "MagnetarError", "Message", "MessageId",
     "OutgoingMessage", "PartitionedProducer", "PartitionsRoutingMode", "Producer",
-    "ProducerAccessMode", "Reader", "Ticket", "Tickets", "TopicName", "__version__",
+    "ProducerAccessMode", "Reader", "ScheduledId", "Ticket", "Tickets", "TopicName",
+    "__version__",
 ]
 
 _HOMES = {
@@ -52,7 +54,7 @@ _HOMES = {
     "PartitionedProducer": "partitioned_producer", "PartitionsRoutingMode": "enums",
     "MagnetarError": "errors", "Message": "message", "MessageId": "message_id",
     "Producer": "producer", "ProducerAccessMode": "enums", "Reader": "reader",
-    "Ticket": "ticket", "Tickets": "ticket", "TopicName": "topic",
+    "ScheduledId": "scheduled_id", "Ticket": "ticket", "Tickets": "ticket", "TopicName": "topic",
 }
 
 

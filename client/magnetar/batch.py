@@ -9,6 +9,7 @@ from typing import Any
 from magnetar.entry import Codec, Columns, EntryHeader, EntryView, encode_batch, select
 from magnetar.errors import MagnetarError
 from magnetar.message_id import MessageId
+from magnetar.scheduled_id import ScheduledId
 
 OVERHEAD_BYTES = 32
 """Counted for each message beside its payload, so that empty ones are bounded too."""
@@ -36,13 +37,18 @@ class Batch:
     """
 
     __slots__ = (
-        "already_stored", "count", "created_s", "encoded", "first_sequence_id", "options",
-        "outcome", "payloads", "sequence_ids", "size_bytes", "waiter",
+        "already_stored", "count", "created_s", "delayed", "encoded", "first_sequence_id",
+        "options", "outcome", "payloads", "sequence_ids", "size_bytes", "waiter",
     )
 
-    def __init__(self, first_sequence_id: int, created_s: float) -> None:
+    def __init__(
+        self, first_sequence_id: int, created_s: float, delayed: bool = False
+    ) -> None:
         self.first_sequence_id = first_sequence_id
         self.created_s = created_s
+        self.delayed = delayed
+        """All of its messages are to be delivered later, or none: the topic keeps those elsewhere,
+        until they are due."""
         self.payloads: list[bytes] = []
         self.options: list[tuple[int, Options]] = []
         self.sequence_ids: list[int] | None = None
@@ -102,13 +108,14 @@ class Batch:
             self.encoded = select(view, kept, derived=False)
         return bool(kept)
 
-    def message_id(self, partition: int, index: int) -> MessageId:
+    def message_id(self, partition: int, index: int) -> MessageId | ScheduledId:
         """Raises the batch's error; only for settled batches."""
         outcome = self.outcome
         if isinstance(outcome, tuple):
+            kind = ScheduledId if self.delayed else MessageId
             if index >= self.already_stored:
-                return MessageId(partition, *outcome, index - self.already_stored)
-            return MessageId(partition, 0, -1, index)
+                return kind(partition, *outcome, index - self.already_stored)
+            return kind(partition, 0, -1, index)
         assert outcome is not None
         raise outcome
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from magnetar.entry import EntryView
 from magnetar.message_id import MessageId
+from magnetar.scheduled_id import ScheduledId
 
 
 class ReceivedEntry:
@@ -74,7 +75,7 @@ class Message:
     @property
     def publish_timestamp(self) -> int:
         """When its producer sent it, in milliseconds since the epoch."""
-        return self.entry.view.header.publish_time_ms
+        return self.entry.view.origin(self.index).publish_time_ms
 
     @property
     def event_timestamp(self) -> int:
@@ -88,12 +89,18 @@ class Message:
 
     @property
     def producer_name(self) -> str:
-        return self.entry.view.header.producer_name
+        return self.entry.view.origin(self.index).producer_name
 
     @property
     def sequence_id(self) -> int:
         """Its number in its producer's sequence."""
-        return self.entry.view.sequence_id(self.index)
+        return self.entry.view.origin(self.index).sequence_id
+
+    @property
+    def scheduled_id(self) -> ScheduledId | None:
+        """What `send` answered with, for a message that was to be delivered later."""
+        place = self.entry.view.origin(self.index).scheduled
+        return None if place is None else ScheduledId(self.entry.partition, *place)
 
     @property
     def redelivery_count(self) -> int:

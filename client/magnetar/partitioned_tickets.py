@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 
 from magnetar.message_id import MessageId
+from magnetar.scheduled_id import ScheduledId
 from magnetar.ticket import Ticket, Tickets
 
 
@@ -31,8 +32,8 @@ class PartitionedTickets(Tickets):
             else:
                 yield from piece
 
-    def __await__(self) -> Generator[object, None, list[MessageId]]:
-        found: list[MessageId] = []
+    def __await__(self) -> Generator[object, None, list[MessageId | ScheduledId]]:
+        found: list[MessageId | ScheduledId] = []
         for piece in self._pieces:
             if isinstance(piece, Ticket):
                 found.append((yield from piece.__await__()))

@@ -37,6 +37,9 @@ class PickedView(EntryView):
         """The message's properties, a new dict."""
         return super().properties(self._places[index])
 
+    def _place(self, index: int) -> int:
+        return self._places[index]
+
     def _number_or_zero(self, flag: Flag, index: int) -> int:
         return super()._number_or_zero(flag, self._places[index])
 

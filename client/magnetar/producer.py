@@ -125,7 +125,8 @@ class Producer:
 
         Consumers may ask for messages by `tag` and by `properties`.
         `event_timestamp` and `deliver_at` are in milliseconds since the epoch, `deliver_after`
-        is a timedelta or seconds. Raises ProducerQueueFull (then `await ready()`),
+        is a timedelta or seconds; a message with either is kept by the topic's schedule until
+        then, and its ticket gives a ScheduledId. Raises ProducerQueueFull (then `await ready()`),
         MessageTooLarge, InvalidArgument, AlreadyClosed, or the error that ended this producer.
         """
         if self._end is not None:
@@ -448,6 +449,8 @@ class Producer:
         for time_ms in (event_timestamp, deliver_at):
             if time_ms is not None and not 0 <= time_ms < 2**63:
                 raise InvalidArgument(f"{time_ms} is no time in milliseconds since the epoch")
+        if deliver_at is not None:
+            deliver_at = max(deliver_at, 1)  # in an entry 0 stands for "at once"
         if tag is not None and not is_tag(tag):
             raise InvalidArgument(f"{tag!r} is no tag: some text without blanks, | and *")
         copied = dict(properties) if properties else None

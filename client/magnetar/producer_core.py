@@ -116,8 +116,11 @@ class ProducerCore:
                 f"sequence id {sequence_id} does not follow {self._last_added}; ids must grow"
             )
         batch = self._open
-        if batch is None or not self._fits(batch, size, sequence_id):
-            batch = self._new_batch(sequence_id)
+        delayed = options is not None and options.deliver_at_ms is not None
+        if batch is None or batch.delayed is not delayed or not self._fits(
+            batch, size, sequence_id
+        ):
+            batch = self._new_batch(sequence_id, delayed)
         if batch.sequence_ids is not None or sequence_id is not None:
             batch.add_sequence_id(self._upcoming(sequence_id))
         if options is not None:
@@ -154,7 +157,9 @@ class ProducerCore:
         at = before = 0
         while at < fitting:
             batch = self._open
-            if batch is None or not self._fits(batch, sizes[at] + OVERHEAD_BYTES, None):
+            if batch is None or batch.delayed or not self._fits(
+                batch, sizes[at] + OVERHEAD_BYTES, None
+            ):
                 batch = self._new_batch(None)
             start = len(batch.payloads)
             free = self.limits.batch_bytes - batch.size_bytes
@@ -361,9 +366,9 @@ class ProducerCore:
             self._upcoming(sequence_id) <= stored_before
         )
 
-    def _new_batch(self, sequence_id: int | None) -> Batch:
+    def _new_batch(self, sequence_id: int | None, delayed: bool = False) -> Batch:
         self._seal()
-        self._open = Batch(self._upcoming(sequence_id), self._clock.monotonic_s())
+        self._open = Batch(self._upcoming(sequence_id), self._clock.monotonic_s(), delayed)
         return self._open
 
     def _seal(self) -> None:

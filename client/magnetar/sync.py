@@ -21,6 +21,7 @@ from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.partitioned_producer import AnyProducer
 from magnetar.reader import Reader as AsyncReader
+from magnetar.scheduled_id import ScheduledId
 from magnetar.ticket import Ticket
 
 Result = TypeVar("Result")
@@ -97,9 +98,9 @@ class Producer:
         sequence_id: int | None = None, event_timestamp: int | None = None,
         deliver_at: int | None = None, deliver_after: timedelta | float | None = None,
         tag: str | None = None,
-    ) -> MessageId:
+    ) -> MessageId | ScheduledId:
         """Publish and wait until the message is durable; see the asynchronous `send`."""
-        async def work() -> MessageId:
+        async def work() -> MessageId | ScheduledId:
             return await (await self._queued(
                 content, properties, partition_key, ordering_key, sequence_id, event_timestamp,
                 deliver_at, deliver_after, tag))
@@ -107,7 +108,8 @@ class Producer:
         return _THREAD.run(work())
 
     def send_async(
-        self, content: bytes, callback: Callable[[Exception | None, MessageId | None], object],
+        self, content: bytes,
+        callback: Callable[[Exception | None, MessageId | ScheduledId | None], object],
         properties: Mapping[str, str] | None = None, partition_key: str | None = None,
         ordering_key: str | None = None, sequence_id: int | None = None,
         event_timestamp: int | None = None, deliver_at: int | None = None,

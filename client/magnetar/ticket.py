@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from magnetar.batch import Batch
 from magnetar.message_id import MessageId
+from magnetar.scheduled_id import ScheduledId
 
 
 def settled(batch: Batch) -> asyncio.Future[None]:
@@ -27,7 +28,8 @@ def announce(batch: Batch) -> None:
 
 
 class Ticket:
-    """Await it for the MessageId, any number of times; raises what went wrong."""
+    """Await it for the message's id, any number of times; raises what went wrong. It is a
+    MessageId, or a ScheduledId for a message that is to be delivered later."""
 
     __slots__ = ("_batch", "_index", "_partition")
 
@@ -45,7 +47,7 @@ class Ticket:
         """Whether the message's batch has not left yet."""
         return not self._batch.count and self._batch.outcome is None
 
-    def __await__(self) -> Generator[object, None, MessageId]:
+    def __await__(self) -> Generator[object, None, MessageId | ScheduledId]:
         if self._batch.outcome is None:
             yield from asyncio.shield(settled(self._batch))
         return self._batch.message_id(self._partition, self._index)
@@ -72,7 +74,7 @@ class Tickets:
             for index in range(first, first + count):
                 yield Ticket(batch, index, self._partition)
 
-    def __await__(self) -> Generator[object, None, list[MessageId]]:
+    def __await__(self) -> Generator[object, None, list[MessageId | ScheduledId]]:
         for batch, _, _ in self._parts:
             if batch.outcome is None:
                 yield from asyncio.shield(settled(batch))

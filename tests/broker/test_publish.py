@@ -14,7 +14,6 @@ from magnetar.errors import (
     InvalidFrame,
     MessageTooLarge,
     NotOwner,
-    NotSupported,
     ProducerFenced,
     SequenceOverlap,
 )
@@ -248,7 +247,7 @@ async def test_automatic_names_are_forgotten_when_idle() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "error"),
-    [("large", MessageTooLarge), ("delayed", NotSupported), ("foreign", InvalidArgument)],
+    [("large", MessageTooLarge), ("mixed", InvalidArgument), ("foreign", InvalidArgument)],
 )
 async def test_what_is_refused_gets_a_receipt_that_says_why(
     kind: str, error: type[Exception]
@@ -259,7 +258,7 @@ async def test_what_is_refused_gets_a_receipt_that_says_why(
         other = await Publisher.open(node, "q")
         batch = {
             "large": lambda: publisher.batch(b"x" * 3000),
-            "delayed": lambda: publisher.batch(b"x", deliver_at_ms=[99]),
+            "mixed": lambda: publisher.batch(b"x", b"y", deliver_at_ms=[99, 0]),
             "foreign": lambda: other.batch(b"x"),
         }[kind]()
 

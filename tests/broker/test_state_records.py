@@ -16,6 +16,8 @@ from broker.state_records import (
     PlannedPart,
     Redelivered,
     RedeliveryCount,
+    ScheduleProgress,
+    ScheduleSourcesAdvanced,
     SourceProgress,
     SourcesAdvanced,
     SourcesForgotten,
@@ -52,6 +54,11 @@ RECORDS: dict[str, StateRecord] = {
         (PlannedPart(7, 2, 0b101), PlannedPart(1 << 40, 0, 1 << 20)),
     ),
     "checkpoint": Checkpoint(-1, -1, 0, 0),
+    "schedule_progress": ScheduleProgress(7, 5, 1 << 40, 1_700_000_000_000, 12),
+    "schedule_progress_none": ScheduleProgress(-1, -1, 1, -1, -1),
+    "schedule_sources_advanced": ScheduleSourcesAdvanced((
+        SourceProgress("p", False, 0, 41, 0, (StoredBatch(40, 41, 7, 0),)),
+    )),
     "topic_epoch": TopicEpoch(300, "führung", True),
 }
 

@@ -17,11 +17,17 @@ from magnetar.entry import (
     Flag,
     Origin,
     Prefix,
+    Provenance,
+    ScheduleMark,
+    SchedulePlace,
     check,
     encode_batch,
     encode_prefix,
+    encode_provenance,
+    gather,
     parse_header,
     parse_prefix,
+    parse_provenance,
     select,
 )
 from magnetar.errors import InvalidArgument, InvalidFrame
@@ -48,10 +54,16 @@ GOLDEN_ENTRIES: dict[str, Callable[[], bytes]] = {
         columns=Columns(expires_after_ms=[0, 500], tags=["t", None], provenance=[None, "1:2:3"]),
     ),
     "derived": lambda: select(EntryView(full()), [0, 2]),
+    "gathered": lambda: gather(
+        [(EntryView(full()), 2), (EntryView(GOLDEN_ENTRIES["lengths"]()), 1)],
+        [SchedulePlace(7, 8, 9), None],
+    ),
 }
 GOLDEN_PREFIXES = {
     "prefix": Prefix(3, 1_700_000_000_000, 42),
     "prefix_full": Prefix(3, 4, 5, 6, Origin("west", 7, 8)),
+    "prefix_scheduled": Prefix(3, 4, 5, mark=ScheduleMark(1_800_000_000_000, 1 << 40)),
+    "prefix_everything": Prefix(3, 4, 5, 6, Origin("west", 7, 8), ScheduleMark(9, 10)),
 }
 
 
@@ -77,6 +89,59 @@ def test_how_long_a_message_may_wait_and_whence_it_came_survive_a_cut() -> None:
 
     assert view.header.expires and [view.expires_after_ms(index) for index in (0, 1)] == [0, 500]
     assert (cut.expires_after_ms(0), cut.provenance(0), cut.tag(0)) == (500, "1:2:3", None)
+
+
+def test_messages_of_several_entries_come_together_with_all_they_had() -> None:
+    view = EntryView(GOLDEN_ENTRIES["gathered"]())
+
+    assert view.payloads() == [PAYLOADS[2], b"bcd"]
+    assert view.origin(0) == Provenance("pröducer", 9, 1234, SchedulePlace(7, 8, 9))
+    assert view.origin(1) == Provenance("p", 11, 1)
+    assert (view.properties(0), view.properties(1)) == ({"ü": "☃"}, {})
+    assert (view.partition_key(0), view.partition_key(1)) == ("", None)
+    assert not view.header.delayed and view.header.flags & Flag.DERIVED
+    assert view.checksum(1) == EntryView(GOLDEN_ENTRIES["lengths"]()).checksum(1)
+
+
+def test_gathering_again_keeps_where_messages_came_from() -> None:
+    once = EntryView(GOLDEN_ENTRIES["gathered"]())
+
+    twice = EntryView(gather([(once, 1), (once, 0)], [None, None], deliver_at_ms=[5, 6]))
+
+    assert [twice.origin(index) for index in (1, 0)] == [once.origin(0), once.origin(1)]
+    assert [*twice.delivery_times_ms()] == [5, 6]
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_what_was_compressed_stays_so_when_gathered(codec: Codec) -> None:
+    view = EntryView(full(codec))
+
+    gathered = EntryView(gather([(view, 2), (view, 0)], [None, None]))
+
+    assert gathered.payloads() == [PAYLOADS[2], PAYLOADS[0]]
+    assert gathered.header.codec is codec
+    assert [gathered.checksum(n) for n in (0, 1)] == [view.checksum(n) for n in (2, 0)]
+
+
+@pytest.mark.parametrize("origin", [
+    Provenance("a:b", 0, 0), Provenance("", 2**63 - 1, 1, SchedulePlace(1, 0, 3)),
+])
+def test_provenance_is_read_back(origin: Provenance) -> None:
+    assert parse_provenance(encode_provenance(origin)) == origin
+
+
+@pytest.mark.parametrize("text", ["", "S:1:2:3:p", "S:1:2:3.4.x:p", "M:x:2::p", "1:2:3"])
+def test_a_provenance_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(InvalidFrame):
+        parse_provenance(text)
+
+
+def test_sizes_of_messages_count_all_their_parts() -> None:
+    view = EntryView(full())
+
+    assert [view.message_bytes(index) for index in range(3)] == [
+        len(b"firstkred") + len(b"ab1") + 2 + 4 * 4, 1, 100 + len("ü☃".encode()) + 2 + 2 * 4,
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN_PREFIXES))

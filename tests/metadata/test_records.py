@@ -44,7 +44,7 @@ from metadata.tenants import (
     encode_tenant,
 )
 from metadata.topic_generations import GENERATION
-from metadata.topics import LedgerInfo, Owner, TopicRecord, decode_topic, encode_topic
+from metadata.topics import LedgerInfo, Owner, ScheduleRun, TopicRecord, decode_topic, encode_topic
 
 GOLDEN = Path(__file__).parent / "golden"
 SESSION_ID = 0xABCDEF
@@ -78,6 +78,13 @@ RECORDS: dict[str, tuple[Any, Encode, Decode]] = {
     "topic": (TOPIC, encode_topic, decode_topic),
     "topic_deleting": (
         replace(TOPIC, deleting=True, doomed_ledgers=(LedgerId(40), LedgerId(41))),
+        encode_topic, decode_topic,
+    ),
+    "topic_scheduled": (
+        replace(
+            TOPIC, schedule_ledgers=(LedgerId(31), LedgerId(33)), schedule_covered=(31, 7),
+            schedule_runs=(ScheduleRun(LedgerId(30), 512, 1 << 25), ScheduleRun(LedgerId(34))),
+        ),
         encode_topic, decode_topic,
     ),
     "topic_new": (TopicRecord("persistent://t/n/x"), encode_topic, decode_topic),

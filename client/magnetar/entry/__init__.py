@@ -10,6 +10,7 @@ time but for the checksum) and `prefix`.
 """
 
 from magnetar.entry.encode import Columns, encode_batch
+from magnetar.entry.gather import gather
 from magnetar.entry.header import EntryHeader, check, parse_header
 from magnetar.entry.layout import (
     FORMAT_VERSION,
@@ -18,12 +19,27 @@ from magnetar.entry.layout import (
     Codec,
     Flag,
 )
-from magnetar.entry.prefix import Origin, Prefix, batch_flags, encode_prefix, parse_prefix
+from magnetar.entry.prefix import (
+    Origin,
+    Prefix,
+    ScheduleMark,
+    batch_flags,
+    encode_prefix,
+    parse_prefix,
+)
+from magnetar.entry.provenance import (
+    Provenance,
+    SchedulePlace,
+    encode_provenance,
+    parse_provenance,
+)
 from magnetar.entry.select import indexes_of, select
 from magnetar.entry.view import EntryView
 
 __all__ = [
     "FORMAT_VERSION", "MAX_MESSAGES_A_BATCH", "MAX_UNCOMPRESSED_BYTES", "Codec", "Columns",
-    "EntryHeader", "EntryView", "Flag", "Origin", "Prefix", "batch_flags", "check",
-    "encode_batch", "encode_prefix", "indexes_of", "parse_header", "parse_prefix", "select",
+    "EntryHeader", "EntryView", "Flag", "Origin", "Prefix", "Provenance", "ScheduleMark",
+    "SchedulePlace", "batch_flags", "check", "encode_batch", "encode_prefix",
+    "encode_provenance", "gather", "indexes_of", "parse_header", "parse_prefix",
+    "parse_provenance", "select",
 ]

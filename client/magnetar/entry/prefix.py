@@ -5,12 +5,14 @@
     u64 owner epoch, i64 append time in ms, i64 ordinal of the first message
     i64 source watermark                                  when flag 1
     u64 ledger, i64 entry, u8 length and cluster name     when flag 2: where it came from
+    i64 due time in ms, i64 number in the schedule        when flag 4: the last one fired with it
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -20,11 +22,14 @@ from magnetar.errors import InvalidArgument, InvalidFrame
 _FIXED = struct.Struct("<IBBHQqq")
 _WATERMARK = struct.Struct("<q")
 _ORIGIN = struct.Struct("<QqB")
+_MARK = struct.Struct("<qq")
 _SIZE_AT = 6
 _BATCH_FLAGS_AT = 6
 _VERSION = 1
 _HAS_WATERMARK = 1
 _HAS_ORIGIN = 2
+_HAS_MARK = 4
+_KNOWN = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,13 @@ class Origin:
     entry_id: int
 
 
+class ScheduleMark(NamedTuple):
+    """A place in the order in which a schedule fires: by due time, then by its number."""
+
+    due_ms: int
+    sequence: int
+
+
 @dataclass(frozen=True, slots=True)
 class Prefix:
     """`append_time_ms` never falls along a partition; `first_ordinal` is dense along it."""
@@ -44,8 +56,10 @@ class Prefix:
     append_time_ms: int
     first_ordinal: int
     watermark: int = -1
-    """How far the source (schedule, replicator) is in the log with this entry; -1: no source."""
+    """How far the source (a replicator) is in the log with this entry; -1: no source."""
     origin: Origin | None = None
+    mark: ScheduleMark | None = None
+    """How far the schedule is in the log with this entry; None: the entry is a producer's own."""
 
 
 def encode_prefix(prefix: Prefix) -> bytes:
@@ -60,6 +74,9 @@ def encode_prefix(prefix: Prefix) -> bytes:
         if len(name) > 255:
             raise InvalidArgument("a cluster id has at most 255 bytes")
         rest += _ORIGIN.pack(prefix.origin.ledger_id, prefix.origin.entry_id, len(name)) + name
+    if prefix.mark is not None:
+        flags |= _HAS_MARK
+        rest += _MARK.pack(*prefix.mark)
     try:
         fixed = _FIXED.pack(
             0, _VERSION, flags, _FIXED.size + len(rest), prefix.owner_epoch,
@@ -77,7 +94,7 @@ def parse_prefix(body: Buffer) -> tuple[Prefix, memoryview]:
     if len(view) < _FIXED.size:
         raise InvalidFrame(f"a stored entry of {len(view)} bytes has no prefix")
     crc, version, flags, size, epoch, time_ms, ordinal = _FIXED.unpack_from(view)
-    if version != _VERSION or flags > 3 or not _FIXED.size <= size <= len(view):
+    if version != _VERSION or flags > _KNOWN or not _FIXED.size <= size <= len(view):
         raise InvalidFrame(f"unknown prefix: version {version}, flags {flags}, {size} bytes")
     if crc32c(view[4:size]) != crc:
         raise InvalidFrame("the prefix's checksum does not match its bytes")
@@ -94,7 +111,7 @@ def batch_flags(body: Buffer) -> int:
 
 
 def _parse_optional(view: memoryview, flags: int, prefix: Prefix) -> Prefix:
-    at, watermark, origin = _FIXED.size, -1, None
+    at, watermark, origin, mark = _FIXED.size, -1, None, None
     try:
         if flags & _HAS_WATERMARK:
             (watermark,) = _WATERMARK.unpack_from(view, at)
@@ -104,10 +121,13 @@ def _parse_optional(view: memoryview, flags: int, prefix: Prefix) -> Prefix:
             at += _ORIGIN.size
             origin = Origin(str(view[at:at + length], "utf-8"), ledger_id, entry_id)
             at += length
+        if flags & _HAS_MARK:
+            mark = ScheduleMark(*_MARK.unpack_from(view, at))
+            at += _MARK.size
     except (struct.error, UnicodeDecodeError) as error:
         raise InvalidFrame(f"broken prefix: {error}") from error
     if at != len(view):
         raise InvalidFrame("the optional fields do not fill the prefix")
     return Prefix(
-        prefix.owner_epoch, prefix.append_time_ms, prefix.first_ordinal, watermark, origin
+        prefix.owner_epoch, prefix.append_time_ms, prefix.first_ordinal, watermark, origin, mark
     )

@@ -10,6 +10,7 @@ from crc32c import crc32c
 from magnetar.entry.compression import decompress
 from magnetar.entry.header import Buffer, EntryHeader, check, check_columns, parse_header
 from magnetar.entry.layout import NO_TEXT, Codec, Flag, read_column
+from magnetar.entry.provenance import Provenance, parse_provenance
 from magnetar.errors import InvalidFrame
 
 
@@ -49,6 +50,29 @@ class EntryView:
             return payload[index * self._size:(index + 1) * self._size]
         return payload[offsets[index]:offsets[index + 1]]
 
+    def message_bytes(self, index: int) -> int:
+        """Size of the message: its bytes, its texts and its properties as stored."""
+        flags = self.header.flags
+        if self._offsets is None:
+            if flags & Flag.LENGTHS:
+                size = self._numbers(Flag.LENGTHS)[self._place(index)]
+            else:
+                size = self._size
+        else:
+            place = self._place(index)
+            size = self._offsets[place + 1] - self._offsets[place]
+        if flags & Flag.PROPERTIES:
+            first, last = self._properties_span(self._place(index))
+            size += last - first
+        for flag in (Flag.PARTITION_KEYS, Flag.ORDERING_KEYS, Flag.TAGS):
+            if flags & flag:
+                size += len((self._text(flag, index) or "").encode())
+        return size
+
+    def _place(self, index: int) -> int:
+        """Where the message stands in the columns."""
+        return index
+
     def payloads(self) -> list[bytes]:
         """All messages' bytes."""
         payload = self._payload if self._payload is not None else self._open_payload()
@@ -69,6 +93,10 @@ class EntryView:
     def deliver_at_ms(self, index: int) -> int:
         """0: at once."""
         return self._number_or_zero(Flag.DELIVER_AT, index)
+
+    def delivery_times_ms(self) -> Sequence[int]:
+        """Of all messages, as `deliver_at_ms` gives one; only for entries that have them."""
+        return self._numbers(Flag.DELIVER_AT)
 
     def expires_after_ms(self, index: int) -> int:
         """How long it may wait from its append on; 0: as the topic says."""
@@ -98,10 +126,23 @@ class EntryView:
         """Where the message came from, when a broker put this entry together from several."""
         return self._text(Flag.PROVENANCE, index)
 
+    def origin(self, index: int) -> Provenance:
+        """Who sent the message, when, and as what number of its own: also when the entry was
+        put together by a broker."""
+        text = self._text(Flag.PROVENANCE, index)
+        if text is not None:
+            return parse_provenance(text)
+        header = self.header
+        return Provenance(header.producer_name, self.sequence_id(index), header.publish_time_ms)
+
     def properties(self, index: int) -> dict[str, str]:
         """The message's properties, a new dict."""
         if not self.header.flags & Flag.PROPERTIES:
             return {}
+        first, last = self._properties_span(index)
+        return _read_properties(bytes(self._buffer[first:last]))
+
+    def _properties_span(self, index: int) -> tuple[int, int]:
         ends = self._columns.get(Flag.PROPERTIES)
         start = self.header.columns_start + self.header.columns_bytes
         if ends is None:
@@ -112,7 +153,26 @@ class EntryView:
             self._columns[Flag.PROPERTIES] = ends
         first, last = ends[index], ends[index + 1]
         assert isinstance(first, int) and isinstance(last, int)
-        return _read_properties(bytes(self._buffer[start + first:start + last]))
+        return start + first, start + last
+
+    def verify_messages(self) -> None:
+        """Read everything of every message once, so that nothing in it can fail later.
+
+        Raises InvalidFrame, and NotSupported for a codec whose library is not installed."""
+        self._open_payload()
+        if self.header.codec is Codec.NONE:
+            self._verify_payloads()
+        for flag in (Flag.PARTITION_KEYS, Flag.ORDERING_KEYS, Flag.TAGS, Flag.PROVENANCE):
+            if self.header.flags & flag:
+                self._read_texts(flag)
+        if self.header.flags & Flag.PROPERTIES:
+            for place in range(self.count):
+                first, last = self._properties_span(place)
+                _read_properties(bytes(self._buffer[first:last]))
+        if self.header.flags & Flag.PROVENANCE:
+            for text in self._read_texts(Flag.PROVENANCE):
+                if text is not None:
+                    parse_provenance(text)
 
     def _open_payload(self) -> bytes:
         header = self.header

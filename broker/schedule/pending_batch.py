@@ -1,0 +1,101 @@
+"""A batch of which messages wait to be due."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from itertools import islice
+from operator import le
+
+from magnetar.entry import EntryView, ScheduleMark, SchedulePlace
+from magnetar.runtime.network import Buffer
+
+
+class PendingBatch:
+    """Its bytes, and how far it has fired: messages in the order of (due time, number).
+
+    `named`: what names its only message, when that is not its own place: it was moved here.
+    """
+
+    __slots__ = (
+        "_order", "_view", "_withdrawn", "at", "batch", "count", "dues_ms", "entry_id",
+        "first_sequence", "ledger_id", "left", "named",
+    )
+
+    def __init__(
+        self, batch: Buffer, dues_ms: array[int], first_sequence: int,
+        named: SchedulePlace | None = None,
+    ) -> None:
+        self.batch = batch
+        self.dues_ms = dues_ms
+        self.first_sequence = first_sequence
+        self.named = named
+        self.count = self.left = len(dues_ms)
+        self.at = 0
+        """So many were passed, of the order."""
+        self._withdrawn = 0
+        self.ledger_id = self.entry_id = -1
+        self._view: EntryView | None = None
+        self._order: array[int] | None = None
+        if not all(map(le, dues_ms, islice(dues_ms, 1, None))):
+            self._order = array("I", sorted(range(self.count), key=dues_ms.__getitem__))
+
+    @property
+    def view(self) -> EntryView:
+        """Reads the messages; kept, because they mostly fire together."""
+        if self._view is None:
+            self._view = EntryView(self.batch, verify=False)
+        return self._view
+
+    @property
+    def least(self) -> ScheduleMark:
+        """Of all its messages."""
+        return self.mark_of(self._order[0] if self._order is not None else 0)
+
+    def index(self, at: int) -> int:
+        """Which message is the `at`-th of the order."""
+        return self._order[at] if self._order is not None else at
+
+    def mark_of(self, index: int) -> ScheduleMark:
+        return ScheduleMark(self.dues_ms[index], self.first_sequence + index)
+
+    def place_of(self, index: int) -> SchedulePlace:
+        return self.named or SchedulePlace(self.ledger_id, self.entry_id, index)
+
+    def is_withdrawn(self, index: int) -> bool:
+        """It was cancelled, or waits elsewhere under another mark."""
+        return bool(self._withdrawn >> index & 1)
+
+    def withdraw(self, index: int) -> None:
+        """A message that has not fired is not going to, from here."""
+        self._withdrawn |= 1 << index
+        self.left -= 1
+
+    def next(self) -> tuple[int, int] | None:
+        """(due time, number) of the next that is to fire, past the withdrawn; None: no more."""
+        while self.at < self.count:
+            index = self._order[self.at] if self._order is not None else self.at
+            if not (self._withdrawn and self._withdrawn >> index & 1):
+                return self.dues_ms[index], self.first_sequence + index
+            self.at += 1
+        return None
+
+    def pass_over(self, mark: ScheduleMark) -> None:
+        """What is not behind `mark` fired before."""
+        while self.at < self.count and self.mark_of(self.index(self.at)) <= mark:
+            if not self.is_withdrawn(self.index(self.at)):
+                self.left -= 1
+            self.at += 1
+
+    def waiting(self, after: ScheduleMark) -> Iterator[tuple[ScheduleMark, PendingBatch, int]]:
+        """Those that are still to fire, behind `after`, in their order."""
+        for at in range(self.at, self.count):
+            index = self.index(at)
+            mark = self.mark_of(index)
+            if mark > after and not self.is_withdrawn(index):
+                yield mark, self, index
+
+    def release(self) -> None:
+        """Nothing of it is needed any more."""
+        self.batch = b""
+        self._view = None
