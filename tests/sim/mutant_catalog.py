@@ -253,9 +253,9 @@ CATALOG: tuple[Mutant, ...] = (
         "ordinal_starts_over",
         "ordinals go on from the checkpoint, not from the last entry",
         ("broker/topic_state.py",
-         "                self._log.resume(prefix.first_ordinal + header.count, "
-         "prefix.append_time_ms)\n",
-         ""),
+         "                    prefix.first_ordinal + header.count, prefix.append_time_ms, "
+         "prefix.mark\n",
+         "                    0, prefix.append_time_ms, prefix.mark\n"),
     ),
     _mutant(
         "pending_added_out_of_order",
