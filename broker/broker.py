@@ -28,7 +28,8 @@ from broker.conversation import (
     OnReceipts,
     OpenConsumer,
 )
-from broker.dead_letters import DeadLetterOffice
+from broker.forwarding.byte_budget import ByteBudget
+from broker.forwarding.lane import ForwardCounters, LaneLimits, LaneOffice
 from broker.forwarding.port import Forwarder, NoForwarder
 from broker.ownership import Decision, Ownership, Probe, Verdict
 from broker.producer_session import ProducerSession
@@ -103,6 +104,7 @@ class Broker:
         self, store: MetadataStore, ledgers: LedgerStore, resolver: PolicyResolver, clock: Clock,
         random: Random, settings: BrokerSettings, probe: Probe, address: Address,
         admin_address: Address | None = None, forwarder: Forwarder | None = None,
+        lane_limits: LaneLimits | None = None,
     ) -> None:
         self._store = store
         self._ledgers = ledgers
@@ -123,7 +125,10 @@ class Broker:
         self._gate = SessionGate(store)
         self.cache = TailCache(settings.limits.tail_cache_bytes)
         self.counters = TopicCounters()
-        self.dead_letters = DeadLetterOffice(forwarder or NoForwarder(), clock, random)
+        self.lanes = LaneOffice(
+            forwarder or NoForwarder(), ByteBudget(settings.limits.forwarding_bytes), clock, random,
+            ForwardCounters(), lane_limits or LaneLimits(),
+        )
         self.registry = TopicRegistry(self._load, settings.limits)
         self.ownership = Ownership(
             self._me, self._brokers, self.directory, probe, clock, settings.limits
@@ -450,7 +455,7 @@ class Broker:
             raise NotOwner(f"{name} is being deleted; look it up again")
         topic = Topic(
             name, TopicLog(log, self.cache, self._clock), policies, self.settings.limits,
-            self._clock, self._gate, self.counters, self._closed, self.dead_letters,
+            self._clock, self._gate, self.counters, self._closed, self.lanes,
         )
         try:
             await topic.load()

@@ -1,26 +1,27 @@
-"""The dead letters of a broker's topics: a lane for each subscription that gives messages up."""
+"""What subscriptions give up: copied to their dead-letter topics, then acknowledged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from random import Random
+from dataclasses import dataclass
 from typing import Protocol
 
-from broker.dead_letter_lane import (
-    DeadLetterCounters,
-    DeadLetterLane,
-    DeadLetterLimits,
-    EntrySource,
-    LaneHost,
-)
-from broker.forwarding.byte_budget import ByteBudget
-from broker.forwarding.port import Forwarder
+from broker.forwarding.lane import ForwardLane, LaneHost
+from broker.forwarding.lanes import TopicLanes
 from broker.stored_entry import StoredEntry
+from magnetar.dead_letter import DeadLetter
+from magnetar.entry import EntryView
 from magnetar.errors import MagnetarError
-from magnetar.runtime.clock import Clock
+from magnetar.message_id import MessageId
+from magnetar.topic import TopicName
 
-COPYING_BYTES = 32 << 20
-"""Payloads of dead letters that a broker has in hand at a time, over all its topics."""
+
+class GivingSubscription(LaneHost, Protocol):
+    """What dead letters need of a subscription."""
+
+    @property
+    def dead_letter_target(self) -> str:
+        """The dead-letter topic's full name; it may change."""
 
 
 class DeadLetterHost(Protocol):
@@ -29,90 +30,69 @@ class DeadLetterHost(Protocol):
     @property
     def name(self) -> str: ...
 
-    def dead_letter_hosts(self) -> Mapping[str, LaneHost]:
+    def lane_hosts(self) -> Mapping[str, GivingSubscription]:
         """The subscriptions, by name."""
 
 
-class DeadLetterOffice:
-    """What the lanes of one broker share."""
+@dataclass(frozen=True, slots=True)
+class DeadLetterLabels:
+    """The properties of a dead letter; see `magnetar.dead_letter`."""
 
-    def __init__(
-        self, forwarder: Forwarder, clock: Clock, random: Random,
-        limits: DeadLetterLimits | None = None,
-    ) -> None:
-        self.forwarder = forwarder
-        self.clock = clock
-        self.random = random
-        self.limits = limits or DeadLetterLimits()
-        self.budget = ByteBudget(COPYING_BYTES)
-        self.counters = DeadLetterCounters()
+    topic: str
+    partition: int
+    subscription: str
+    attempts: int
+    reason: str
+    failed_at_ms: int
 
-    def of_topic(self, host: DeadLetterHost, entries: EntrySource) -> TopicDeadLetters:
-        """For one loaded topic."""
-        return TopicDeadLetters(self, host, entries)
+    def properties(self, view: EntryView, entry: StoredEntry, index: int) -> dict[str, str]:
+        """The message's own, and what makes it a dead letter."""
+        message_id = MessageId(self.partition, entry.ledger_id, entry.entry_id, index)
+        told = DeadLetter(
+            self.topic, self.subscription, str(message_id), self.attempts, self.reason,
+            self.failed_at_ms, view.header.publish_time_ms, view.header.producer_name,
+            view.sequence_id(index),
+        )
+        return view.properties(index) | told.properties()
 
 
 class TopicDeadLetters:
     """See `DeadLetters`, which this is."""
 
-    def __init__(
-        self, office: DeadLetterOffice, host: DeadLetterHost, entries: EntrySource
-    ) -> None:
-        self._office = office
+    def __init__(self, host: DeadLetterHost, lanes: TopicLanes) -> None:
         self._host = host
-        self._entries = entries
-        self._lanes: dict[str, DeadLetterLane] = {}
-        self._closed = False
+        self._lanes = lanes
 
     def give(
         self, subscription: str, entry: StoredEntry, mask: int, attempts: int, reason: str,
         done: Callable[[MagnetarError | None], None],
     ) -> None:
         """See `DeadLetters.give`."""
-        if mask and not self._closed:
-            self._lane(subscription).give(entry, mask, attempts, reason, done)
+        if mask:
+            topic = TopicName.parse(self._host.name)
+            self._lane(subscription).give(entry, mask, DeadLetterLabels(
+                topic.full, topic.partition, subscription, attempts, reason,
+                self._lanes.office.clock.wall_ms(),
+            ), done)
 
-    def resume(self, subscription: str) -> None:
-        """Find out what became of a parcel that the last owner of the topic had on its way."""
-        host = self._host.dead_letter_hosts().get(subscription)
-        if host is not None and host.dead_letter_plan is not None and not self._closed:
-            self._lane(subscription).resume()
-
-    def forget(self, subscription: str) -> None:
-        """The subscription is deleted: what it gave up is nobody's any more."""
-        lane = self._lanes.pop(subscription, None)
-        if lane is not None:
-            lane.close()
-
-    def close(self) -> None:
-        """The topic ends here."""
-        self._closed = True
-        for lane in self._lanes.values():
-            lane.close()
-
-    def lane(self, subscription: str) -> DeadLetterLane | None:
-        """To be looked at; None while nothing was ever given up."""
-        return self._lanes.get(subscription)
-
-    @property
-    def waiting_messages(self) -> int:
-        """Given up, and not yet durable in a dead-letter topic."""
-        return sum(lane.waiting_messages for lane in self._lanes.values())
-
-    @property
-    def problems(self) -> dict[str, str]:
-        """What keeps dead letters from going out, by subscription."""
-        found = {
-            name: lane.problem or lane.problem_aside for name, lane in self._lanes.items()
-        }
-        return {name: problem for name, problem in found.items() if problem is not None}
-
-    def _lane(self, subscription: str) -> DeadLetterLane:
-        lane = self._lanes.get(subscription)
-        if lane is None:
-            office = self._office
-            lane = self._lanes[subscription] = DeadLetterLane(
-                self._host.dead_letter_hosts()[subscription], self._entries, office.forwarder,
-                office.budget, office.clock, office.random, office.counters, office.limits,
-            )
+    def _lane(self, subscription: str) -> ForwardLane:
+        """The lane to the present target; what waits in a lane to a former one comes along."""
+        target = self._host.lane_hosts()[subscription].dead_letter_target
+        known = target in self._lanes.of(subscription)
+        lane = self._lanes.lane(subscription, target, lambda: self._in_trouble(subscription))
+        if not known:
+            for former, other in list(self._lanes.of(subscription).items()):
+                if former != target:
+                    lane.add(other.take_all())
         return lane
+
+    def _in_trouble(self, subscription: str) -> None:
+        """A lane fails: it may be that its target is no longer the one that is wanted."""
+        host = self._host.lane_hosts().get(subscription)
+        if host is None:
+            return
+        for former, other in list(self._lanes.of(subscription).items()):
+            if former != host.dead_letter_target:
+                pieces = other.take_all()
+                if pieces:
+                    self._lane(subscription).add(pieces)

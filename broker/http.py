@@ -34,7 +34,7 @@ class BrokerMetrics(Collector):
         counted |= {f"schedule_{name}": n for name, n in counted.pop("schedules").items()}
         for name, value in counted.items():
             yield CounterMetricFamily(f"magnetar_broker_{name}", name.replace("_", " "), value)
-        for name, value in asdict(broker.dead_letters.counters).items():
+        for name, value in asdict(broker.lanes.counters).items():
             yield CounterMetricFamily(f"magnetar_broker_{name}", name.replace("_", " "), value)
         yield CounterMetricFamily(
             "magnetar_broker_takeovers", "Topics taken from silent brokers",
@@ -58,10 +58,13 @@ class BrokerMetrics(Collector):
              sum(one.expiry.expired_messages for one in subscriptions)),
             ("waiting_entries", "Entries waiting to be delivered again",
              sum(one.dispatcher.waiting_entries for one in subscriptions)),
-            ("dead_letters_waiting", "Messages given up and not yet in their dead-letter topic",
-             sum(one.dead_letters.waiting_messages for one in topics)),
-            ("dead_letter_problems", "Subscriptions whose dead letters cannot go out",
-             sum(len(one.dead_letters.problems) for one in topics)),
+            ("forward_waiting_messages", "Messages that are to go to another topic",
+             sum(one.lanes.waiting_messages for one in topics)),
+            ("forward_problems", "Subscriptions whose messages cannot go to another topic",
+             sum(len(one.lanes.problems) for one in topics)),
+            ("pull_sessions", "Pullers", sum(len(one.pulls) for one in topics)),
+            ("pull_leased_entries", "Entries that pullers have not settled",
+             sum(one.pulls.leased_entries for one in topics)),
             ("cursor_chunks", "Bitmaps of acknowledgements above the cursors' floors",
              sum(one.cursor.chunk_count for one in subscriptions)),
             ("pending_publish_bytes", "Bytes on their way to the bookies",
@@ -135,7 +138,7 @@ class BrokerHttp:
                     "producers": len(topic.publishing.producers),
                     "end_ordinal": topic.log.end_ordinal,
                     "blocked": topic.log.log.blocked_reason,
-                    "dead_letter_problems": topic.dead_letters.problems,
+                    "forward_problems": topic.lanes.problems,
                     "subscriptions": [
                         {
                             "name": one.name, "type": one.kind.name.lower(),

@@ -75,6 +75,8 @@ class BrokerLimits:
     """Probe-based takeovers a broker may do; what is above waits for the owner's session."""
     takeover_pause_s: float = 5.0
     """Least time between two probe-based takeovers of one topic by this broker."""
+    forwarding_bytes: int = 32 * MIB
+    """Copies on their way to other topics that a broker has in hand, over all its topics."""
     relays: int = 1_000
     """Streams passed on at a time to owners that clients cannot reach."""
     load_timeout_s: float = 30.0

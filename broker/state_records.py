@@ -138,13 +138,14 @@ class PlannedPart:
 
     ledger_id: int
     entry_id: int
+    first_ordinal: int
     mask: int
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLettersPlanned:
-    """The batch of dead letters that goes to the topic `target` next, as the only one: which
-    messages it holds, and the sequence id of its first."""
+class ForwardPlanned:
+    """The batch that goes to the topic `target` next, as the only one: which messages it holds,
+    and the sequence id of its first."""
 
     name: str
     target: str
@@ -191,7 +192,7 @@ class ScheduleSourcesAdvanced:
 
 StateRecord = (
     SubscriptionCreated | SubscriptionDeleted | Acknowledged | CursorReset | Redelivered
-    | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet | DeadLettersPlanned
+    | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet | ForwardPlanned
     | ScheduleProgress | ScheduleSourcesAdvanced | TopicEpoch
 )
 
@@ -206,7 +207,7 @@ class _Kind(IntEnum):
     SOURCES_FORGOTTEN = 7
     CHECKPOINT = 8
     FILTER_SET = 16
-    DEAD_LETTERS_PLANNED = 23
+    FORWARD_PLANNED = 22
     SCHEDULE_PROGRESS = 24
     SCHEDULE_SOURCES_ADVANCED = 25
     TOPIC_EPOCH = 32
@@ -322,7 +323,7 @@ def encode(record: StateRecord) -> bytes:
                 out.number(count.first_ordinal)
                 out.bitmap(count.mask)
                 out.number(count.count)
-        case DeadLettersPlanned():
+        case ForwardPlanned():
             out = _write_planned(record)
         case SourcesAdvanced():
             out = _write_sources(_Kind.SOURCES_ADVANCED, record.sources)
@@ -355,8 +356,8 @@ def encode(record: StateRecord) -> bytes:
     return bytes(out.out)
 
 
-def _write_planned(record: DeadLettersPlanned) -> _Writer:
-    out = _Writer(_Kind.DEAD_LETTERS_PLANNED)
+def _write_planned(record: ForwardPlanned) -> _Writer:
+    out = _Writer(_Kind.FORWARD_PLANNED)
     out.text(record.name)
     out.text(record.target)
     out.number(record.first_sequence_id)
@@ -364,6 +365,7 @@ def _write_planned(record: DeadLettersPlanned) -> _Writer:
     for part in record.parts:
         out.number(part.ledger_id)
         out.number(part.entry_id)
+        out.number(part.first_ordinal)
         out.bitmap(part.mask)
     return out
 
@@ -416,10 +418,11 @@ def _read_redelivered(data: _Reader) -> Redelivered:
     )
 
 
-def _read_planned(data: _Reader) -> DeadLettersPlanned:
+def _read_planned(data: _Reader) -> ForwardPlanned:
     name, target, first, count = data.text(), data.text(), data.number(), data.number()
-    return DeadLettersPlanned(name, target, first, tuple(
-        PlannedPart(data.number(), data.number(), data.bitmap()) for _ in range(count)
+    return ForwardPlanned(name, target, first, tuple(
+        PlannedPart(data.number(), data.number(), data.number(), data.bitmap())
+        for _ in range(count)
     ))
 
 
@@ -448,7 +451,7 @@ _READERS: dict[int, Callable[[_Reader], StateRecord]] = {
     _Kind.CHECKPOINT: lambda data: Checkpoint(
         data.number() - 1, data.number() - 1, data.number(), data.number()
     ),
-    _Kind.DEAD_LETTERS_PLANNED: _read_planned,
+    _Kind.FORWARD_PLANNED: _read_planned,
     _Kind.SCHEDULE_PROGRESS: lambda data: ScheduleProgress(
         data.number() - 1, data.number() - 1, data.number(), data.number() - 1,
         data.number() - 1,

@@ -30,8 +30,8 @@ from broker.settings import BrokerLimits
 from broker.state_records import (
     Acknowledged,
     CursorReset,
-    DeadLettersPlanned,
     FilterSet,
+    ForwardPlanned,
     Redelivered,
     StateRecord,
     SubscriptionCreated,
@@ -108,9 +108,8 @@ class Subscription:
         """Its deletion is being written: no snapshot may bring it back."""
         self._closed = False
         self.dead_letter_topic = ""
-        self.dead_letter_plan: DeadLettersPlanned | None = None
-        """Dead letters on their way, of which only the dead-letter topic knows whether it has
-        them."""
+        self.forward_plans: dict[str, ForwardPlanned] = {}
+        """By topic: messages on their way there, of which only it knows whether it has them."""
         self.created: asyncio.Future[None] | None = None
         """The write that makes a durable subscription; await it before the first use."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -442,7 +441,7 @@ class Subscription:
 
     def restore(
         self,
-        record: Acknowledged | CursorReset | Redelivered | FilterSet | DeadLettersPlanned,
+        record: Acknowledged | CursorReset | Redelivered | FilterSet | ForwardPlanned,
     ) -> None:
         """A record of the state ledger, in order."""
         match record:
@@ -453,9 +452,9 @@ class Subscription:
             case CursorReset():
                 self.cursor.reset(record.floor)
                 self.counts.clear()
-                self.dead_letter_plan = None
-            case DeadLettersPlanned():
-                self.dead_letter_plan = record
+                self.forward_plans.clear()
+            case ForwardPlanned():
+                self.forward_plans[record.target] = record
             case FilterSet():
                 self.filter.restore(record)
             case Redelivered():
@@ -469,8 +468,7 @@ class Subscription:
             SubscriptionCreated(self.name, self.kind, self.cursor.floor, self.created_ms)
         ]
         records += self.filter.snapshot()
-        if self.dead_letter_plan is not None:
-            records.append(self.dead_letter_plan)
+        records += self.forward_plans.values()
         chunks = self.cursor.chunks()
         for start in range(0, len(chunks), 256):
             part = tuple(chunks[start : start + 256])
@@ -531,7 +529,7 @@ class Subscription:
             self.dispatcher.restart(after)
             self.cursor.reset(floor)
             self.counts.clear()
-            self.dead_letter_plan = None
+            self.forward_plans.clear()
             self.expiry.reset()
             self._delta = OrdinalBitmap()
             self._started = True

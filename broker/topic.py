@@ -19,7 +19,9 @@ from broker.conversation import (
     OnEnded,
     OpenConsumer,
 )
-from broker.dead_letters import DeadLetterOffice
+from broker.dead_letters import TopicDeadLetters
+from broker.forwarding.lane import LaneOffice
+from broker.forwarding.lanes import TopicLanes
 from broker.publish_gate import NoQuota, PublishGate
 from broker.publishing import Publishing, TopicCounters
 from broker.pull_sessions import PullSessions
@@ -60,7 +62,7 @@ class Topic:
     def __init__(
         self, name: str, log: TopicLog, policies: TopicPolicies, limits: BrokerLimits,
         clock: Clock, gate: DispatchGate, counters: TopicCounters,
-        on_closed: Callable[[Topic], None], office: DeadLetterOffice,
+        on_closed: Callable[[Topic], None], office: LaneOffice,
     ) -> None:
         self._name = name
         self.log = log
@@ -79,7 +81,8 @@ class Topic:
         self.publishing = Publishing(
             self, log, self.state, self.schedule, limits, clock, counters
         )
-        self.dead_letters = office.of_topic(self, log)
+        self.lanes = TopicLanes(self, log, office)
+        self.dead_letters = TopicDeadLetters(self, self.lanes)
         self.pulls = PullSessions(self, clock)
         self._temporary: list[Subscription] = []
         self._consumer_ids = 0
@@ -97,8 +100,7 @@ class Topic:
         await self.schedule.load()
         self.state.sources.know(self.state.schedule.sources.names)
         self.state.sources.nobody_is_connected(self._clock.wall_ms())
-        for name in self.state.subscriptions:
-            self.dead_letters.resume(name)
+        self.lanes.resume()
         self.publishing.loaded()
         self.schedule.start()
 
@@ -125,8 +127,8 @@ class Topic:
         """None: there is none of that name."""
         return self.state.subscriptions.get(name)
 
-    def dead_letter_hosts(self) -> Mapping[str, Subscription]:
-        """Readers give nothing up."""
+    def lane_hosts(self) -> Mapping[str, Subscription]:
+        """Readers forward nothing."""
         return self.state.subscriptions
 
     def refuse_if_closing(self) -> None:
@@ -253,7 +255,7 @@ class Topic:
     def _forget(self, subscription: Subscription) -> None:
         if self.state.subscriptions.get(subscription.name) is subscription:
             del self.state.subscriptions[subscription.name]
-            self.dead_letters.forget(subscription.name)
+            self.lanes.forget(subscription.name)
         subscription.forgotten()
 
     def subscription_idle(self, subscription: Subscription) -> None:
@@ -265,7 +267,7 @@ class Topic:
                 self._temporary.remove(subscription)
             if self.state.subscriptions.get(subscription.name) is subscription:
                 del self.state.subscriptions[subscription.name]
-                self.dead_letters.forget(subscription.name)
+                self.lanes.forget(subscription.name)
 
     def next_consumer_id(self) -> int:
         """Unique within the topic on this owner."""
@@ -389,7 +391,7 @@ class Topic:
         if self.closing:
             return
         self.closing = True
-        self.dead_letters.close()
+        self.lanes.close()
         self.schedule.stop()
         try:
             async with asyncio.timeout(self._limits.drain_timeout_s):
@@ -414,7 +416,7 @@ class Topic:
 
     def _end_sessions(self, error: MagnetarError) -> None:
         self.closing = self.closed = True
-        self.dead_letters.close()
+        self.lanes.close()
         self.pulls.close()
         if self._held_back_end is not None:
             self._held_back_end.cancel()

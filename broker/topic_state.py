@@ -13,8 +13,8 @@ from broker.state_records import (
     Acknowledged,
     Checkpoint,
     CursorReset,
-    DeadLettersPlanned,
     FilterSet,
+    ForwardPlanned,
     Redelivered,
     ScheduleProgress,
     ScheduleSourcesAdvanced,
@@ -114,7 +114,7 @@ class TopicState:
                 )
             case (
                 Acknowledged() | CursorReset() | Redelivered() | FilterSet()
-                | DeadLettersPlanned()
+                | ForwardPlanned()
             ):
                 subscription = self.subscriptions.get(record.name)
                 if subscription is not None:  # deleted while the write was on its way

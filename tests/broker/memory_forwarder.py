@@ -14,14 +14,14 @@ from magnetar.errors import ConnectionFailed, MagnetarError
 class MemoryForwarder:
     """`brokers` gives the cores to ask, the first that serves the topic is taken.
 
-    A test sets `failure` to have every opening fail, `on_publish` to be called before a batch is
-    handed over (it may raise, or wait), and `lose_answers` to have the outcome of batches that
-    were stored be unknown.
+    A test sets `failure` to have every opening fail, `failing` for some topics, clears `gate` to
+    hold batches back, and sets `lose_answers` to have the outcome of stored batches unknown.
     """
 
     def __init__(self, brokers: Callable[[], list[object]]) -> None:
         self._brokers = brokers
         self.failure: MagnetarError | None = None
+        self.failing: dict[str, MagnetarError] = {}
         self.lose_answers = False
         self.openings = 0
         self.batches: list[tuple[str, bytes]] = []
@@ -30,8 +30,9 @@ class MemoryForwarder:
 
     async def open(self, topic: str, producer_name: str, *, fresh: bool) -> MemoryOutlet:
         self.openings += 1
-        if self.failure is not None:
-            raise self.failure
+        failure = self.failing.get(topic, self.failure)
+        if failure is not None:
+            raise failure
         error: MagnetarError = ConnectionFailed("no broker is there")
         for broker in self._brokers():
             outlet = MemoryOutlet(self, topic)

@@ -8,9 +8,9 @@ import pytest
 from crc32c import crc32c
 
 from broker.conversation import InitialPosition, MessagePosition
-from broker.dead_letter_lane import DeadLetterLane, producer_name
 from broker.dead_letters import TopicDeadLetters
-from broker.state_records import DeadLettersPlanned
+from broker.forwarding.lane import ForwardLane, producer_name
+from broker.state_records import ForwardPlanned
 from broker.subscription import Subscription
 from broker.topic import Topic
 from magnetar.dead_letter import DeadLetter, default_dead_letter_topic
@@ -18,7 +18,7 @@ from magnetar.entry import Codec, Columns, EntryView, encode_batch, parse_prefix
 from magnetar.errors import ConnectionFailed, LedgerFenced, MagnetarError, TopicTerminated
 from tenants.policies import TopicPolicies
 from tests.broker.world import (
-    DEAD_LETTER_LIMITS,
+    LANE_LIMITS,
     TOPIC,
     Node,
     Publisher,
@@ -56,9 +56,8 @@ class Giver:
         return self.topic.dead_letters
 
     @property
-    def lane(self) -> DeadLetterLane:
-        lane = self.letters.lane("s")
-        assert lane is not None
+    def lane(self) -> ForwardLane:
+        [lane] = self.topic.lanes.of("s").values()
         return lane
 
     async def give(
@@ -121,7 +120,7 @@ async def test_a_dead_letter_has_all_of_its_message_and_says_where_from_and_why(
         assert abs(letter.failed_at_ms - node.clock.wall_ms()) < 60_000
         assert giver.subscription.backlog_messages == 2
         assert giver.subscription.cursor.mask(0, 3) == 0b010
-        assert node.broker.dead_letters.counters.dead_lettered_messages == 1
+        assert node.broker.lanes.counters.forwarded_messages == 1
 
 
 async def test_what_is_acknowledged_by_its_dead_letter_stays_so_on_the_next_owner() -> None:
@@ -176,22 +175,21 @@ async def test_what_cannot_go_out_waits_unacknowledged_says_why_and_goes_in_orde
 
         assert giver.done == []
         assert giver.subscription.backlog_messages == 5
-        assert giver.letters.waiting_messages == 5
-        assert "takes no more" in giver.letters.problems["s"]
-        assert node.broker.dead_letters.counters.dead_letter_failures >= 2
+        assert giver.topic.lanes.waiting_messages == 5
+        assert "takes no more" in giver.topic.lanes.problems["s"]
+        assert node.broker.lanes.counters.forward_failures >= 2
 
         made.forwarder.failure = None
         await giver.told(5)
 
         assert await dead_payloads(node) == [b"0", b"1", b"2", b"3", b"4"]
-        assert giver.subscription.backlog_messages == giver.letters.waiting_messages == 0
-        assert giver.letters.problems == {}
+        assert giver.subscription.backlog_messages == giver.topic.lanes.waiting_messages == 0
+        assert giver.topic.lanes.problems == {}
 
 
 async def test_waiting_dead_letters_keep_no_more_bytes_than_they_may() -> None:
     async with world() as made:
-        node = await made.broker()
-        node.broker.dead_letters.limits = replace(DEAD_LETTER_LIMITS, kept_bytes=1_500)
+        node = await made.broker(lane_limits=replace(LANE_LIMITS, kept_bytes=1_500))
         publisher = await Publisher.open(node, "p")
         stored = [await publisher.publish(b"%d" % number * 500) for number in range(6)]
         giver = await Giver.open(node)
@@ -225,14 +223,14 @@ async def test_one_that_is_too_large_holds_back_its_key_only_until_the_limit_is_
 
         assert await dead_payloads(node) == [b"other", b"no key"]
         assert giver.lane.messages_aside == 3
-        assert "max_message_size_bytes" in giver.letters.problems["s"]
+        assert "max_message_size_bytes" in giver.topic.lanes.problems["s"]
         assert giver.done == []
 
         (await node.topic(DEAD)).policies = TopicPolicies(max_message_size_bytes=8_000)
         await giver.told()
 
         assert (await dead_payloads(node))[2:] == [b"large " * 1_000, b"k after", b"k last"]
-        assert giver.letters.problems == {}
+        assert giver.topic.lanes.problems == {}
 
 
 async def test_one_that_does_not_read_is_set_aside_and_others_go_on() -> None:
@@ -250,7 +248,7 @@ async def test_one_that_does_not_read_is_set_aside_and_others_go_on() -> None:
         await giver.told()
 
         assert await dead_payloads(node) == [b"good"]
-        assert "checksum" in giver.letters.problems["s"]
+        assert "checksum" in giver.topic.lanes.problems["s"]
 
         entry.body = whole
         await giver.told(2)
@@ -291,7 +289,7 @@ async def killed_on_the_way(made: World, *, stored: bool) -> Node:
     if stored:
         await until(lambda: bool(made.forwarder.batches))
     else:
-        await until(lambda: giver.subscription.dead_letter_plan is not None)
+        await until(lambda: DEAD in giver.subscription.forward_plans)
         await settle()
     assert giver.subscription.backlog_messages == 2
     await made.kill(node)
@@ -307,7 +305,7 @@ async def test_an_owner_killed_after_the_dead_letter_was_stored_repeats_nothing(
 
         topic = await second.topic()
         subscription = topic.state.subscriptions["s"]
-        await until(lambda: subscription.dead_letter_plan is None)
+        await until(lambda: not subscription.forward_plans)
 
         assert subscription.cursor.mask(0, 2) == 0b01
         consumer = await Subscriber.open(second)
@@ -321,7 +319,7 @@ async def test_an_owner_killed_before_the_dead_letter_was_stored_loses_nothing()
 
         topic = await second.topic()
         subscription = topic.state.subscriptions["s"]
-        await until(lambda: subscription.dead_letter_plan is None)
+        await until(lambda: not subscription.forward_plans)
 
         assert subscription.backlog_messages == 2
         assert await dead_payloads(second) == []
@@ -359,10 +357,31 @@ async def test_a_broker_that_lost_the_topic_sends_nothing() -> None:
 
         giver.topic.write_state = fenced  # type: ignore[method-assign, assignment]
         await giver.give(stored.ledger_id, stored.entry_id)
-        await until(lambda: "another owner" in giver.letters.problems.get("s", ""))
+        await until(lambda: "another owner" in giver.topic.lanes.problems.get("s", ""))
 
         assert made.forwarder.batches == []
         assert giver.done == []
+
+
+async def test_what_waits_follows_the_subscription_to_another_dead_letter_topic() -> None:
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node, "p")
+        stored = [await publisher.publish(b"%d" % number) for number in range(3)]
+        giver = await Giver.open(node)
+        made.forwarder.failing[DEAD] = TopicTerminated("the topic takes no more")
+        for one in stored[:2]:
+            await giver.give(one.ledger_id, one.entry_id)
+        await until(lambda: made.forwarder.openings >= 2)
+
+        giver.subscription.dead_letter_topic = "other"
+        await giver.told(2)
+        await giver.give(stored[2].ledger_id, stored[2].entry_id)
+        await giver.told(3)
+
+        other = "persistent://public/default/other"
+        assert await dead_payloads(node, other) == [b"0", b"1", b"2"]
+        assert giver.topic.lanes.problems == {}
 
 
 async def test_a_seek_takes_back_what_was_given_up() -> None:
@@ -378,7 +397,7 @@ async def test_a_seek_takes_back_what_was_given_up() -> None:
 
         await consumer.session.seek(initial_position=EARLIEST)
         made.forwarder.failure = None
-        await until(lambda: giver.letters.waiting_messages == 0)
+        await until(lambda: giver.topic.lanes.waiting_messages == 0)
 
         assert await dead_payloads(node) == []
         assert giver.subscription.backlog_messages == 1
@@ -393,15 +412,15 @@ async def test_a_plan_is_kept_by_snapshots_and_forgotten_by_a_seek() -> None:
         giver = Giver(node, await node.topic())
         made.forwarder.gate.clear()
         await giver.give(stored.ledger_id, stored.entry_id)
-        await until(lambda: giver.subscription.dead_letter_plan is not None)
+        await until(lambda: DEAD in giver.subscription.forward_plans)
 
         records = giver.topic.state.snapshot()
-        assert [one for one in records if isinstance(one, DeadLettersPlanned)] == [
-            giver.subscription.dead_letter_plan]
+        assert [one for one in records if isinstance(one, ForwardPlanned)] == [
+            giver.subscription.forward_plans[DEAD]]
 
         await consumer.session.seek(initial_position=EARLIEST)
         assert not any(
-            isinstance(one, DeadLettersPlanned) for one in giver.topic.state.snapshot())
+            isinstance(one, ForwardPlanned) for one in giver.topic.state.snapshot())
 
 
 def test_names_of_dead_letter_topics_and_their_producers() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -127,7 +128,7 @@ async def test_dead_letters_go_to_another_broker_by_the_sdk() -> None:
         world() as made, served(made, "b1") as here, served(made, "b2") as there,
         forwarder_of(here) as forwarder,
     ):
-        here.node.broker.dead_letters.forwarder = forwarder
+        here.node.broker.lanes = replace(here.node.broker.lanes, forwarder=forwarder)
         await there.node.topic(DEAD)
         await here.node.topic(TOPIC)
         publisher = await Publisher.open(here.node, "p")

@@ -11,8 +11,8 @@ from broker.state_records import (
     Acknowledged,
     Checkpoint,
     CursorReset,
-    DeadLettersPlanned,
     FilterSet,
+    ForwardPlanned,
     PlannedPart,
     Redelivered,
     RedeliveryCount,
@@ -49,9 +49,9 @@ RECORDS: dict[str, StateRecord] = {
     )),
     "sources_forgotten": SourcesForgotten(("~1-1", "~1-2")),
     "filter_set": FilterSet("s", "A || B", "größe > 1"),
-    "dead_letters_planned": DeadLettersPlanned(
+    "forward_planned": ForwardPlanned(
         "s", "persistent://public/default/orders-s-dead", 300,
-        (PlannedPart(7, 2, 0b101), PlannedPart(1 << 40, 0, 1 << 20)),
+        (PlannedPart(7, 2, 9, 0b101), PlannedPart(1 << 40, 0, 1 << 41, 1 << 20)),
     ),
     "checkpoint": Checkpoint(-1, -1, 0, 0),
     "schedule_progress": ScheduleProgress(7, 5, 1 << 40, 1_700_000_000_000, 12),

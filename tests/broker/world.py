@@ -18,7 +18,7 @@ from broker.conversation import (
     OpenConsumer,
     Receipt,
 )
-from broker.dead_letter_lane import DeadLetterLimits
+from broker.forwarding.lane import LaneLimits
 from broker.ownership import ProbeResult
 from broker.producer_session import ProducerSession
 from broker.settings import BrokerLimits, BrokerSettings
@@ -41,7 +41,7 @@ from tests.ledger.cluster import LIMITS, Cluster, cluster, until
 
 TOPIC = "persistent://public/default/orders"
 NO_POLICIES = TopicPolicies()
-DEAD_LETTER_LIMITS = DeadLetterLimits(retry_first_s=0.002, retry_most_s=0.02)
+LANE_LIMITS = LaneLimits(retry_first_s=0.002, retry_most_s=0.02)
 
 
 class TestClock(SystemClock):
@@ -104,6 +104,7 @@ class World:
     async def broker(
         self, name: str = "b1", policies: TopicPolicies = NO_POLICIES,
         limits: BrokerLimits | None = None, address: Address | None = None,
+        lane_limits: LaneLimits = LANE_LIMITS,
     ) -> Node:
         session = self.ground.embedded.open_session()
         directory = BookieDirectory(BookieRepository(session))
@@ -118,9 +119,8 @@ class World:
         broker = Broker(
             session, ledgers, resolver, clock, chance, settings, probe,
             address or Address("127.0.0.1", 7000 + int(name.strip("b"))),
-            forwarder=self.forwarder,
+            forwarder=self.forwarder, lane_limits=lane_limits,
         )
-        broker.dead_letters.limits = DEAD_LETTER_LIMITS
         await broker.start()
         node = Node(broker, session, directory, resolver, probe, clock)
         self.nodes.append(node)

@@ -1,32 +1,22 @@
-"""Builds the batch that goes to a dead-letter topic: whole messages with their checksums."""
+"""Builds the batch that goes to another topic: whole messages with their producers' checksums."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from broker.stored_entry import StoredEntry
-from magnetar.dead_letter import DeadLetter
 from magnetar.entry import Columns, EntryView, encode_batch, parse_prefix
-from magnetar.message_id import MessageId
 
 OVERHEAD_BYTES = 64
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Which subscription of which topic gives its messages up."""
-
-    topic: str
-    partition: int
-    subscription: str
-
-
-@dataclass(frozen=True, slots=True)
 class Copy:
-    """A message on its way to the dead-letter topic."""
+    """A message on its way to another topic. When it is to be delivered, and how long it may
+    wait, was a matter of the topic it comes from."""
 
     payload: bytes
     checksum: int | None
@@ -48,20 +38,19 @@ class Copy:
         return len(self.payload) + texts + OVERHEAD_BYTES
 
 
-def copy_of(
-    view: EntryView, entry: StoredEntry, index: int, origin: Origin, attempts: int, reason: str,
-    now_ms: int,
-) -> Copy:
+class Labels(Protocol):
+    """What the copies of an entry's messages say of themselves."""
+
+    def properties(self, view: EntryView, entry: StoredEntry, index: int) -> dict[str, str]:
+        """All the properties of a copy."""
+
+
+def copy_of(view: EntryView, entry: StoredEntry, index: int, labels: Labels) -> Copy:
     """One message of an entry; raises InvalidFrame, NotSupported for bytes that do not read."""
-    message_id = MessageId(origin.partition, entry.ledger_id, entry.entry_id, index)
-    told = DeadLetter(
-        origin.topic, origin.subscription, str(message_id), attempts, reason, now_ms,
-        view.header.publish_time_ms, view.header.producer_name, view.sequence_id(index),
-    )
     return Copy(
         view.payload(index), view.checksum(index), view.partition_key(index),
         view.ordering_key(index), view.tag(index), view.event_time_ms(index),
-        view.properties(index) | told.properties(),
+        labels.properties(view, entry, index),
     )
 
 
@@ -85,7 +74,7 @@ def encode_copies(
             partition_keys=_unless_all(None, [copy.partition_key for copy in copies]),
             ordering_keys=_unless_all(None, [copy.ordering_key for copy in copies]),
             tags=_unless_all(None, [copy.tag for copy in copies]),
-            properties=[copy.properties for copy in copies],
+            properties=_unless_all({}, [copy.properties for copy in copies]),
             checksums=known if len(known) == len(copies) else None,
         ),
         derived=True,

@@ -1,11 +1,11 @@
-"""The way of one subscription's dead letters: planned, published, acknowledged, one parcel at a
-time.
+"""The way of one subscription's messages to one other topic: planned, published, acknowledged,
+one parcel at a time.
 
 A parcel is one batch, stored wholly or not at all. Which messages it holds, and under which
 sequence ids, is durable in the state ledger before it is sent; so whoever serves the topic next
 takes the producer's name over, reads its last sequence id, and knows whether they arrived: no
-dead letter is lost, and none is written twice by a crash. A former owner cannot write the plan,
-and so sends nothing.
+message is lost, and none is written twice by a crash. A former owner cannot write the plan, and
+so sends nothing.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
 from typing import Protocol
 
 from broker.conversation import MessagePosition
 from broker.cursor import Cursor
-from broker.dead_letter_copy import Copy, Origin, copy_of, encode_copies, opened
-from broker.dead_letter_parcel import Given, OnDone, Piece, Waiting
 from broker.forwarding.byte_budget import ByteBudget
+from broker.forwarding.copies import Labels, copy_of, encode_copies, opened
+from broker.forwarding.parcel import Given, OnDone, Parcel, Piece, Waiting
 from broker.forwarding.port import Forwarder, Outlet
-from broker.state_records import DeadLettersPlanned, PlannedPart
+from broker.state_records import ForwardPlanned
 from broker.stored_entry import StoredEntry
 from magnetar.backoff import Backoff
 from magnetar.entry import EntryView, indexes_of
@@ -42,9 +42,7 @@ from magnetar.errors import (
     Unauthorized,
 )
 from magnetar.runtime.clock import Clock
-from magnetar.topic import TopicName
 
-PRODUCER_PREFIX = "dead-letters "
 MAX_PRODUCER_NAME_BYTES = 512
 
 _log = logging.getLogger(__name__)
@@ -57,16 +55,16 @@ GONE = (TopicNotFound, ResourceNotFound, InvalidTopicName, TopicTerminated, Unau
 
 
 @dataclass(slots=True)
-class DeadLetterCounters:
-    """What a broker did with messages that were given up, for the metrics."""
+class ForwardCounters:
+    """What a broker forwarded, for the metrics."""
 
-    dead_lettered_messages: int = 0
-    dead_letter_failures: int = 0
+    forwarded_messages: int = 0
+    forward_failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetterLimits:
-    """Named bounds of one subscription's lane."""
+class LaneLimits:
+    """Named bounds of one lane."""
 
     parcel_bytes: int = 256 * 1024
     """Payloads in one parcel; a larger message goes alone."""
@@ -84,16 +82,13 @@ class LaneHost(Protocol):
     durable: bool
     cursor: Cursor
     epoch: int
-    dead_letter_plan: DeadLettersPlanned | None
+    forward_plans: dict[str, ForwardPlanned]
+    """By target: what is on its way, of which only the target knows whether it has it."""
 
     @property
     def topic_name(self) -> str: ...
 
-    @property
-    def dead_letter_target(self) -> str:
-        """The dead-letter topic's full name; it may change."""
-
-    async def write(self, record: DeadLettersPlanned) -> None:
+    async def write(self, record: ForwardPlanned) -> None:
         """Returns once the record is durable; raises what prevents it."""
 
     def acknowledge(
@@ -108,52 +103,45 @@ class EntrySource(Protocol):
     async def entry_at(self, ledger_id: int, entry_id: int) -> StoredEntry: ...
 
 
-@dataclass(slots=True)
-class _Parcel:
-    """Pieces with their copies, in the order in which they are sent."""
+@dataclass(frozen=True, slots=True)
+class LaneOffice:
+    """What the lanes of one broker share."""
 
-    pieces: list[Piece] = field(default_factory=list)
-    copies: list[Copy] = field(default_factory=list)
-    size_bytes: int = 0
-
-    def add(self, piece: Piece, copy: Copy) -> None:
-        self.pieces.append(piece)
-        self.copies.append(copy)
-        self.size_bytes += copy.size_bytes
-
-    def cut(self) -> list[Piece]:
-        """Keep the first half; answers with the other."""
-        middle = len(self.copies) // 2
-        rest = self.pieces[middle:]
-        del self.pieces[middle:], self.copies[middle:]
-        return rest
+    forwarder: Forwarder
+    budget: ByteBudget
+    clock: Clock
+    random: Random
+    counters: ForwardCounters
+    limits: LaneLimits
 
 
-class DeadLetterLane:
-    """One for each subscription that has something to give up. Its task ends when it has not."""
+class ForwardLane:
+    """Its task ends when there is nothing to do. `in_trouble` is called after each failure."""
 
     def __init__(
-        self, host: LaneHost, entries: EntrySource, forwarder: Forwarder, budget: ByteBudget,
-        clock: Clock, random: Random, counters: DeadLetterCounters, limits: DeadLetterLimits,
+        self, host: LaneHost, target: str, entries: EntrySource, office: LaneOffice,
+        in_trouble: Callable[[], None] = lambda: None,
     ) -> None:
+        limits = office.limits
         self._host = host
+        self.target = target
         self._entries = entries
-        self._forwarder = forwarder
-        self._budget = budget
-        self._clock = clock
-        self._counters = counters
+        self._office = office
+        self._clock = office.clock
         self._limits = limits
-        self._backoff = Backoff(random, limits.retry_first_s, limits.retry_most_s)
-        self._aside_backoff = Backoff(random, limits.retry_first_s, limits.retry_most_s)
+        self._in_trouble = in_trouble
+        self._backoff = Backoff(office.random, limits.retry_first_s, limits.retry_most_s)
+        self._aside_backoff = Backoff(office.random, limits.retry_first_s, limits.retry_most_s)
         self._aside_due_s = 0.0
         self._waiting = Waiting()
         self._kept_bytes = 0
         self._sending = 0
-        self._outlet: tuple[str, Outlet] | None = None
-        self._released: str | None = None
-        """The target whose outlet this lane gave back in good order."""
+        self._outlet: Outlet | None = None
+        self._released = False
+        """The last outlet was given back in good order, and is still this lane's."""
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self.problem: str | None = None
         """Why the newest attempt failed; None while all goes well."""
         self.problem_aside: str | None = None
@@ -161,7 +149,7 @@ class DeadLetterLane:
 
     @property
     def waiting_messages(self) -> int:
-        """Given up, and not yet durable in the dead-letter topic."""
+        """Given, and not yet durable in the target."""
         return self._waiting.messages + self._sending
 
     @property
@@ -169,46 +157,72 @@ class DeadLetterLane:
         """Those among them that cannot be sent as things are, though others can."""
         return self._waiting.messages_aside
 
-    def give(
-        self, entry: StoredEntry, mask: int, attempts: int, reason: str, done: OnDone
-    ) -> None:
-        """See `DeadLetters.give`."""
+    @property
+    def plan(self) -> ForwardPlanned | None:
+        """The parcel whose fate is not known."""
+        return self._host.forward_plans.get(self.target)
+
+    def give(self, entry: StoredEntry, mask: int, labels: Labels, done: OnDone) -> None:
+        """Send the messages `mask` of an entry, then acknowledge them, then call `done`.
+
+        What cannot be sent is tried for as long as the lane is open."""
         keep = self._kept_bytes + len(entry.body) <= self._limits.kept_bytes
         if keep:
             self._kept_bytes += len(entry.body)
-        given = Given(entry, mask, attempts, reason, done, self._host.epoch, keep=keep)
-        self._waiting.add(Piece(given, mask))
+        self.add([Piece(Given(entry, mask, labels, done, self._host.epoch, keep=keep), mask)])
+
+    def add(self, pieces: Sequence[Piece]) -> None:
+        """What was given to another lane."""
+        for piece in pieces:
+            self._waiting.add(piece)
         self.resume()
+
+    def take_all(self) -> list[Piece]:
+        """What waits is another lane's from now on, except what may be on its way."""
+        if self.plan is not None:
+            return []
+        taken = self._waiting.take_all()
+        for piece in taken:
+            self._forget(piece.given)
+        self.problem = self.problem_aside = None
+        return taken
 
     def resume(self) -> None:
         """Work, if there is work: something waits, or a plan of before is to be looked after."""
         self._news.set()
-        if self._task is None or self._task.done():
+        if not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(
-                self._run(), name=f"dead letters of {self._host.name}")
+                self._run(), name=f"lane from {self._host.name} to {self.target}")
 
     def close(self) -> None:
         """Stop at once; what is on its way is found again by whoever serves the topic next."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
-        self._waiting.clear()
 
     async def _run(self) -> None:
         try:
-            while self._waiting or self._waiting.messages_aside or self._plan is not None:
+            while self._waiting or self._waiting.messages_aside or self.plan is not None:
                 await self._attempt()
+            self.problem = self.problem_aside = None
         finally:
-            self._release_outlet()
+            if self._outlet is not None:
+                outlet, self._outlet, self._released = self._outlet, None, True
+                outlet.release()
 
     async def _attempt(self) -> None:
         try:
             await self._round()
         except Exception as error:
             if not isinstance(error, MagnetarError):
-                _log.exception("dead letters of %s failed", self._host.name)
+                _log.exception("the lane to %s failed", self.target)
             self._drop_outlet()
-            self._counters.dead_letter_failures += 1
-            self._tell(f"cannot publish to {self._host.dead_letter_target}: {error}")
+            self._office.counters.forward_failures += 1
+            problem = f"cannot publish to {self.target}: {error}"
+            if problem != self.problem:
+                _log.warning("%s, %s: %s", self._host.topic_name, self._host.name, problem)
+            self.problem = problem
+            self._in_trouble()
             await self._clock.sleep(self._backoff.next_s())
         except BaseException:
             self._drop_outlet()
@@ -217,32 +231,18 @@ class DeadLetterLane:
             self.problem = None
             self._backoff.reset()
 
-    def _tell(self, problem: str) -> None:
-        if problem != self.problem:
-            _log.warning("dead letters of %s, %s: %s", self._host.topic_name, self._host.name,
-                         problem)
-        self.problem = problem
-
-    @property
-    def _plan(self) -> DeadLettersPlanned | None:
-        return self._host.dead_letter_plan
-
-    def _release_outlet(self) -> None:
-        if self._outlet is not None:
-            (self._released, outlet), self._outlet = self._outlet, None
-            outlet.release()
-
     def _drop_outlet(self) -> None:
-        self._released = None
+        self._released = False
         if self._outlet is not None:
-            (_, outlet), self._outlet = self._outlet, None
+            outlet, self._outlet = self._outlet, None
             outlet.discard()
 
     # --- one parcel
 
     async def _round(self) -> None:
-        if self._plan is not None:
-            await self._look_after_plan(self._plan)
+        plan = self.plan
+        if plan is not None:
+            await self._look_after(plan)
         if self._waiting.messages_aside and self._clock.monotonic_s() >= self._aside_due_s:
             self._drop_outlet()  # the next one knows the topic's limits as they are now
             self._waiting.try_aside_again()
@@ -250,56 +250,52 @@ class DeadLetterLane:
         if not self._waiting:
             await self._until_news_or_aside_due()
             return
-        target = self._host.dead_letter_target
-        outlet = await self._open(target)
-        async with self._budget.claim(
-            max(self._limits.parcel_bytes, self._waiting.first_bytes)
-        ):
+        outlet = await self._open()
+        if not self._waiting:
+            return  # taken by another lane meanwhile
+        size_bytes = max(self._limits.parcel_bytes, self._waiting.first_bytes)
+        async with self._office.budget.claim(size_bytes):
             parcel = await self._collect()
-            if parcel.copies:
-                self._sending = len(parcel.copies)
-                try:
-                    await self._send(target, outlet, parcel)
-                except BaseException:
-                    self._waiting.put_back(parcel.pieces)
-                    raise
-                finally:
-                    self._sending = 0
+            self._sending = len(parcel.copies)
+            try:
+                if parcel.copies:
+                    await self._send(outlet, parcel)
+            except BaseException:
+                self._waiting.put_back(parcel.pieces)
+                raise
+            finally:
+                self._sending = 0
 
-    async def _open(self, target: str) -> Outlet:
-        if self._outlet is not None and self._outlet[0] == target:
-            return self._outlet[1]
-        self._release_outlet()
-        # Only an outlet of this lane's own, which ended well, knows the last sequence id.
-        fresh = self._released != target or self._plan is not None
-        outlet = await self._forwarder.open(
-            target, producer_name(self._host.topic_name, self._host.name), fresh=fresh)
-        self._outlet = (target, outlet)
-        return outlet
+    async def _open(self) -> Outlet:
+        if self._outlet is None:
+            # Only an outlet of this lane's own, which ended well, knows the last sequence id.
+            fresh = not self._released or self.plan is not None
+            self._outlet = await self._office.forwarder.open(
+                self.target, producer_name(self._host.topic_name, self._host.name), fresh=fresh)
+        return self._outlet
 
-    async def _look_after_plan(self, plan: DeadLettersPlanned) -> None:
+    async def _look_after(self, plan: ForwardPlanned) -> None:
         """Did a parcel arrive whose fate is not known? Then its messages are acknowledged."""
         try:
-            outlet = await self._open(plan.target)
+            outlet = await self._open()
         except GONE as error:
-            if plan.target == self._host.dead_letter_target and not isinstance(
-                error, TopicNotFound
-            ):
+            if self._waiting and not isinstance(error, TopicNotFound):
                 raise
-            _log.warning("%s does not tell whether it has %d dead letters; they are sent to %s: %s",
-                         plan.target, plan.count, self._host.dead_letter_target, error)
-            self._host.dead_letter_plan = None
+            _log.warning(
+                "%s, %s: %s does not tell whether it has %d messages, which may be sent again: %s",
+                self._host.topic_name, self._host.name, self.target, plan.count, error)
+            self._settle_plan(plan)
             return
-        if self._host.dead_letter_plan is not plan:
+        if self.plan is not plan:
             return  # a seek came between
         if outlet.last_sequence_id >= plan.first_sequence_id + plan.count - 1:
-            await self._acknowledge([
-                MessagePosition(part.ledger_id, part.entry_id, batch_mask=part.mask)
-                for part in plan.parts
-            ])
-            self._counters.dead_lettered_messages += plan.count
-        if self._host.dead_letter_plan is plan:
-            self._host.dead_letter_plan = None
+            await self._acknowledge(plan)
+            self._office.counters.forwarded_messages += plan.count
+        self._settle_plan(plan)
+
+    def _settle_plan(self, plan: ForwardPlanned) -> None:
+        if self.plan is plan:
+            del self._host.forward_plans[self.target]
 
     async def _until_news_or_aside_due(self) -> None:
         self._news.clear()
@@ -309,55 +305,54 @@ class DeadLetterLane:
                 async with asyncio.timeout(left_s):
                     await self._news.wait()
 
-    async def _send(self, target: str, outlet: Outlet, parcel: _Parcel) -> None:
+    async def _send(self, outlet: Outlet, parcel: Parcel) -> None:
         name = producer_name(self._host.topic_name, self._host.name)
         first = outlet.last_sequence_id + 1
         batch = encode_copies(name, first, parcel.copies, self._clock.wall_ms())
         while len(batch) > outlet.max_batch_bytes:
             if len(parcel.copies) == 1:
-                self._set_aside(parcel.pieces[0], parcel.copies[0].key, MessageTooLarge(
-                    f"{len(batch)} bytes; {target} allows {outlet.max_batch_bytes}:"
+                [piece] = parcel.pieces
+                parcel.pieces = []
+                self._set_aside(piece, parcel.copies[0].key, MessageTooLarge(
+                    f"{len(batch)} bytes; {self.target} allows {outlet.max_batch_bytes}:"
                     " raise its max_message_size_bytes"
                 ))
-                parcel.pieces.clear()
                 return
             self._waiting.put_back(parcel.cut())
             batch = encode_copies(name, first, parcel.copies, self._clock.wall_ms())
-        plan = DeadLettersPlanned(self._host.name, target, first, _parts(parcel.pieces))
         epoch = self._host.epoch
-        self._host.dead_letter_plan = plan
+        plan = ForwardPlanned(self._host.name, self.target, first, parcel.parts)
+        self._host.forward_plans[self.target] = plan
         if self._host.durable:
             await self._host.write(plan)
         await outlet.publish(batch)
-        self._counters.dead_lettered_messages += plan.count
-        sent, parcel.pieces = parcel.pieces, []
+        self._office.counters.forwarded_messages += plan.count
         if epoch == self._host.epoch:
-            await self._acknowledge([
-                MessagePosition(part.ledger_id, part.entry_id, batch_mask=part.mask)
-                for part in plan.parts
-            ])
-        if self._host.dead_letter_plan is plan:
-            self._host.dead_letter_plan = None
+            await self._acknowledge(plan)
+        self._settle_plan(plan)
+        sent, parcel.pieces = parcel.pieces, []
         for piece in sent:
             self._settle(piece.given, piece.mask)
 
-    async def _acknowledge(self, positions: Sequence[MessagePosition]) -> None:
+    async def _acknowledge(self, plan: ForwardPlanned) -> None:
         done: asyncio.Future[MagnetarError | None] = asyncio.get_running_loop().create_future()
 
         def acknowledged(error: MagnetarError | None) -> None:
             if not done.done():
                 done.set_result(error)
 
-        self._host.acknowledge(positions, None, acknowledged)
+        self._host.acknowledge(
+            [MessagePosition(part.ledger_id, part.entry_id, batch_mask=part.mask)
+             for part in plan.parts], None, acknowledged)
         error = await done
         if error is not None:
             raise error
 
     # --- collecting
 
-    async def _collect(self) -> _Parcel:
+    async def _collect(self) -> Parcel:
         """Copies of what waits, up to the limits of a parcel; skips what is acknowledged."""
-        parcel = _Parcel()
+        parcel = Parcel()
         try:
             while self._waiting and not self._full(parcel):
                 piece = self._waiting.pop()
@@ -369,7 +364,7 @@ class DeadLetterLane:
             raise
         return parcel
 
-    def _full(self, parcel: _Parcel) -> bool:
+    def _full(self, parcel: Parcel) -> bool:
         return (
             len(parcel.copies) >= self._limits.parcel_messages
             or parcel.size_bytes >= self._limits.parcel_bytes
@@ -386,7 +381,7 @@ class DeadLetterLane:
             self._settle(given, done)
         return piece.mask & ~done
 
-    async def _copy(self, piece: Piece, parcel: _Parcel) -> None:
+    async def _copy(self, piece: Piece, parcel: Parcel) -> None:
         """Copies of a piece's messages into the parcel; what does not fit is put back."""
         given = piece.given
         try:
@@ -398,8 +393,6 @@ class DeadLetterLane:
         except BaseException:
             self._waiting.put_back([piece])
             raise
-        topic = TopicName.parse(self._host.topic_name)
-        origin = Origin(topic.full, topic.partition, self._host.name)
         rest = piece.mask
         for index in indexes_of(piece.mask):
             if self._full(parcel):
@@ -411,20 +404,16 @@ class DeadLetterLane:
                 key = view.key(index)
                 if self._waiting.holds(key):
                     self._waiting.set_aside(one, key)
-                    continue
-                copy = copy_of(
-                    view, entry, index, origin, given.attempts, given.reason,
-                    self._clock.wall_ms())
+                else:
+                    parcel.add(one, copy_of(view, entry, index, given.labels))
             except UNREADABLE as error:
                 self._set_aside(one, _key_of(view, index), error)
-            else:
-                parcel.add(one, copy)
 
     def _set_aside(self, piece: Piece, key: str | None, error: MagnetarError) -> None:
         self._waiting.set_aside(piece, key)
-        self._counters.dead_letter_failures += 1
+        self._office.counters.forward_failures += 1
         given = piece.given
-        problem = f"{given.ledger_id}:{given.entry_id} cannot become a dead letter: {error}"
+        problem = f"{given.ledger_id}:{given.entry_id} cannot go to {self.target}: {error}"
         if self.problem_aside != problem:
             _log.warning("%s, %s: %s", self._host.topic_name, self._host.name, problem)
         self.problem_aside = problem
@@ -437,26 +426,18 @@ class DeadLetterLane:
             self._kept_bytes -= len(body.body)
 
     def _forget(self, given: Given) -> None:
+        """Its entry is not kept here any more."""
         if given.body is not None:
             self._kept_bytes -= len(given.body.body)
             given.body = None
 
 
 def producer_name(topic: str, subscription: str) -> str:
-    """The name that dead letters of a subscription go out under; nobody else's."""
-    name = f"{PRODUCER_PREFIX}{topic} {subscription}"
+    """The name under which a subscription's messages go to other topics; nobody else's."""
+    name = f"from {topic} by {subscription}"
     if len(name.encode()) <= MAX_PRODUCER_NAME_BYTES:
         return name
-    digest = blake2b(name.encode(), digest_size=16).hexdigest()
-    return f"{PRODUCER_PREFIX}{digest}"
-
-
-def _parts(pieces: Sequence[Piece]) -> tuple[PlannedPart, ...]:
-    masks: dict[tuple[int, int], int] = {}
-    for piece in pieces:
-        key = (piece.given.ledger_id, piece.given.entry_id)
-        masks[key] = masks.get(key, 0) | piece.mask
-    return tuple(PlannedPart(*key, mask) for key, mask in masks.items())
+    return f"from {blake2b(name.encode(), digest_size=16).hexdigest()}"
 
 
 def _key_of(view: EntryView, index: int) -> str | None:

@@ -1,11 +1,13 @@
-"""What a dead-letter lane has been given, and the next parcel of it to send."""
+"""What a lane has been given, and the next parcel of it to send."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from broker.forwarding.copies import Copy, Labels
+from broker.state_records import PlannedPart
 from broker.stored_entry import StoredEntry
 from magnetar.entry import parse_header, parse_prefix
 from magnetar.errors import InvalidFrame, MagnetarError
@@ -14,19 +16,19 @@ OnDone = Callable[[MagnetarError | None], None]
 
 
 class Given:
-    """Messages of one entry that a subscription gave up, until each is dealt with.
+    """Messages of one entry that are to go to another topic, until each is dealt with.
 
     `body` is None where so much is kept already that the entry is to be read again.
     """
 
     __slots__ = (
-        "attempts", "body", "count", "done", "entry_id", "epoch", "first_ordinal", "ledger_id",
-        "left", "reason", "size_bytes",
+        "body", "count", "done", "entry_id", "epoch", "first_ordinal", "labels", "ledger_id",
+        "left", "size_bytes",
     )
 
     def __init__(
-        self, entry: StoredEntry, mask: int, attempts: int, reason: str, done: OnDone,
-        epoch: int, *, keep: bool,
+        self, entry: StoredEntry, mask: int, labels: Labels, done: OnDone, epoch: int, *,
+        keep: bool,
     ) -> None:
         self.ledger_id = entry.ledger_id
         self.entry_id = entry.entry_id
@@ -34,8 +36,7 @@ class Given:
         self.count = entry.count
         self.body = entry if keep else None
         self.size_bytes = _opened_bytes(entry)
-        self.attempts = attempts
-        self.reason = reason
+        self.labels = labels
         self.done = done
         self.epoch = epoch
         self.left = mask
@@ -54,6 +55,39 @@ class Piece:
 
     given: Given
     mask: int
+
+
+@dataclass(slots=True)
+class Parcel:
+    """Pieces of one message each with their copies, in the order in which they are sent."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
+    size_bytes: int = 0
+
+    def add(self, piece: Piece, copy: Copy) -> None:
+        """One message more."""
+        self.pieces.append(piece)
+        self.copies.append(copy)
+        self.size_bytes += copy.size_bytes
+
+    def cut(self) -> list[Piece]:
+        """Keep the first half; answers with the other."""
+        middle = len(self.copies) // 2
+        rest = self.pieces[middle:]
+        del self.pieces[middle:], self.copies[middle:]
+        return rest
+
+    @property
+    def parts(self) -> tuple[PlannedPart, ...]:
+        """Which messages it holds."""
+        found: dict[tuple[int, int], PlannedPart] = {}
+        for piece in self.pieces:
+            given = piece.given
+            key = (given.ledger_id, given.entry_id)
+            before = found[key].mask if key in found else 0
+            found[key] = PlannedPart(*key, given.first_ordinal, before | piece.mask)
+        return tuple(found.values())
 
 
 class Waiting:
@@ -113,10 +147,12 @@ class Waiting:
         self._aside.clear()
         self._keys.clear()
 
-    def clear(self) -> None:
+    def take_all(self) -> list[Piece]:
+        """Everything, in order; nothing waits any more."""
+        self.try_aside_again()
+        taken = list(self._pieces)
         self._pieces.clear()
-        self._aside.clear()
-        self._keys.clear()
+        return taken
 
 
 def _opened_bytes(entry: StoredEntry) -> int:

@@ -1,0 +1,92 @@
+"""The lanes of one topic: one for each subscription and target, made when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from broker.forwarding.lane import EntrySource, ForwardLane, LaneHost, LaneOffice
+
+
+class LanesHost(Protocol):
+    """What lanes need of their topic."""
+
+    @property
+    def name(self) -> str: ...
+
+    def lane_hosts(self) -> Mapping[str, LaneHost]:
+        """The subscriptions, by name."""
+
+
+class TopicLanes:
+    """Closed with its topic."""
+
+    def __init__(self, host: LanesHost, entries: EntrySource, office: LaneOffice) -> None:
+        self._host = host
+        self._entries = entries
+        self._office = office
+        self._lanes: dict[str, dict[str, ForwardLane]] = {}
+        self._closed = False
+
+    @property
+    def office(self) -> LaneOffice:
+        return self._office
+
+    def lane(
+        self, subscription: str, target: str, in_trouble: Callable[[], None] = lambda: None
+    ) -> ForwardLane:
+        """The one lane; `in_trouble` counts when it is made now."""
+        lanes = self._lanes.setdefault(subscription, {})
+        lane = lanes.get(target)
+        if lane is None:
+            lane = lanes[target] = ForwardLane(
+                self._host.lane_hosts()[subscription], target, self._entries, self._office,
+                in_trouble)
+            if self._closed:
+                lane.close()
+        return lane
+
+    def of(self, subscription: str) -> Mapping[str, ForwardLane]:
+        """All lanes of a subscription, by target."""
+        return self._lanes.get(subscription, {})
+
+    def resume(self) -> None:
+        """After a change of owner: find out what became of the parcels on their way then."""
+        for name, host in self._host.lane_hosts().items():
+            for target, plan in list(host.forward_plans.items()):
+                open_parts = any(
+                    part.mask & ~host.cursor.mask(part.first_ordinal, part.mask.bit_length())
+                    for part in plan.parts
+                )
+                if open_parts:
+                    self.lane(name, target).resume()
+                else:
+                    del host.forward_plans[target]
+
+    def forget(self, subscription: str) -> None:
+        """The subscription is deleted: what it gave is nobody's any more."""
+        for lane in self._lanes.pop(subscription, {}).values():
+            lane.close()
+
+    def close(self) -> None:
+        """The topic ends here."""
+        self._closed = True
+        for lanes in self._lanes.values():
+            for lane in lanes.values():
+                lane.close()
+
+    @property
+    def waiting_messages(self) -> int:
+        """Given, and not yet durable in their targets."""
+        return sum(
+            lane.waiting_messages for lanes in self._lanes.values() for lane in lanes.values()
+        )
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What keeps messages from going out, by subscription."""
+        return {
+            name: problem for name, lanes in self._lanes.items()
+            for lane in lanes.values()
+            if (problem := lane.problem or lane.problem_aside) is not None
+        }
