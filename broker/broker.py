@@ -154,6 +154,11 @@ class Broker:
         return self._serving and not self._stopping
 
     @property
+    def address(self) -> Address:
+        """What clients are told."""
+        return self._address
+
+    @property
     def incarnation(self) -> str:
         """Tells this life of the broker from its others."""
         return self._me().incarnation
@@ -311,7 +316,9 @@ class Broker:
     async def _maintain_forever(self) -> None:
         while True:
             await self._clock.sleep(self.settings.limits.maintenance_interval_s)
+            now_s = self._clock.monotonic_s()
             for number, topic in enumerate(self.registry.all()):
+                topic.sample_traffic(now_s)
                 # A topic that waits for bookies must not keep the others waiting.
                 if topic.name not in self._maintaining:
                     task = asyncio.get_running_loop().create_task(self._maintain(topic))
@@ -335,13 +342,16 @@ class Broker:
 
     # --- what clients ask
 
-    async def lookup(self, topic: str, unreachable_address: str = "") -> LookupResult:
-        """Where `topic` is served; see Ownership. Raises InvalidTopicName, TopicNotFound."""
+    async def lookup(
+        self, topic: str, unreachable_address: str = "", *, create: bool = True
+    ) -> LookupResult:
+        """Where `topic` is served; see Ownership. Raises InvalidTopicName, TopicNotFound; made if
+        missing, unless `create` is False."""
         name = self._parse(topic)
         self._refuse_unless_serving()
         if self.registry.get(name.full) is not None:
             return LookupResult(str(self._address), name.full)
-        record = await self._obtain(name)
+        record = await (self._obtain if create else self.catalog.existing)(name)
         if isinstance(record, PartitionedTopicRecord):
             return LookupResult(str(self._address), name.full, partitions=record.partitions)
         decision = await self.ownership.for_lookup(name.full, record.owner, unreachable_address)
@@ -395,21 +405,26 @@ class Broker:
         broker serves it, InvalidTopicName, TopicNotFound."""
         return await self._topic(topic)
 
-    async def _topic(self, topic: str) -> Topic:
+    async def existing_topic(self, topic: str) -> Topic:
+        """The open topic, for administration. Raises TopicNotFound, and NotOwner when another
+        broker serves it."""
+        return await self._topic(topic, create=False)
+
+    async def _topic(self, topic: str, *, create: bool = True) -> Topic:
         name = self._parse(topic)
         self._refuse_unless_serving()
         found = self.registry.get(name.full)
         if found is not None:
             return found
-        record = await self._record(name)
+        record = await self._record(name, create)
         decision = await self.ownership.for_opening(record.owner)
         if decision.broker is not None:
             raise NotOwner(f"{name.full} is served by {decision.broker.address}; look it up again")
         return await self.registry.obtain(name.full, decision)
 
-    async def _record(self, name: TopicName) -> TopicRecord:
+    async def _record(self, name: TopicName, create: bool = True) -> TopicRecord:
         """The record of a topic that is a log itself, made now where the policy allows."""
-        record = await self._obtain(name)
+        record = await (self._obtain if create else self.catalog.existing)(name)
         if isinstance(record, PartitionedTopicRecord):
             raise InvalidArgument(
                 f"{name.full} is partitioned; open its partitions {name.with_partition(0).local}"

@@ -122,6 +122,8 @@ class OpenConsumer:
     start: MessagePosition | None = None
     start_inclusive: bool = False
     filter: MessageFilter | None = None
+    start_time_ms: int = 0
+    """A new subscription begins with the first message stored then or later; 0 does not count."""
 
 
 @dataclass(frozen=True, slots=True)

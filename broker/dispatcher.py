@@ -24,6 +24,7 @@ from broker.settings import BrokerLimits
 from broker.state_records import SubscriptionKind
 from broker.stored_entry import StoredEntry
 from broker.topic_log import TopicLog
+from broker.traffic import TrafficCounter
 from ledger.position import Position
 from magnetar.errors import MagnetarError
 from magnetar.ids import EntryId, LedgerId
@@ -97,6 +98,7 @@ class Dispatcher:
         self.reader = FilteredLog(
             LogReader(log, limits, clock, self.schedule), host, self.schedule
         )
+        self.traffic = TrafficCounter(clock.monotonic_s())
         self.paused = True
         self.lost_track = False
         self._turn = 0
@@ -187,6 +189,7 @@ class Dispatcher:
             self._track(consumer, entry, mask, redelivered)
         whole = self.reader.filter is None and not consumer.exact
         cut = (whole_entry if whole else cut_entry)(entry, mask)
+        self.traffic.count(messages, len(cut.body))
         consumer.offer(Delivery(
             entry.ledger_id, entry.entry_id, cut.body, cut.skip, redelivered, self._host.epoch,
             cut.picked,

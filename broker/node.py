@@ -14,6 +14,9 @@ from typing import Protocol
 
 import grpc
 
+from broker.administration.assembly import admin_service, administration_of
+from broker.administration.peers import Peers
+from broker.administration.service import AdminService
 from broker.broker import Broker
 from broker.forwarding.sdk_forwarder import SdkForwarder
 from broker.probe import GrpcProbe
@@ -56,7 +59,9 @@ class BrokerNode:
         self._network = network
         self._clock = clock
         self._random = random
+        self._defaults = defaults
         self._resolver = PolicyResolver(store, defaults=defaults)
+        self._peers = Peers()
         self._make_admin = admin
         self._admin: AdminServer | None = None
         self._admin_address: Address | None = None
@@ -67,6 +72,7 @@ class BrokerNode:
         self.broker: Broker | None = None
         self.service: BrokerService | None = None
         self._forwarder: SdkForwarder | None = None
+        self.admin_service: AdminService | None = None
 
     @property
     def address(self) -> Address:
@@ -112,7 +118,11 @@ class BrokerNode:
             GrpcProbe(), self._address, self._admin_address, self._forwarder,
         )
         self.service = BrokerService(self.broker, cluster.cluster_id)
-        server.add_generic_rpc_handlers((self.service.handlers(),))
+        administration = administration_of(self.broker, self._store, self._clock, self._peers)
+        self.admin_service = admin_service(administration, self._store, self._defaults)
+        server.add_generic_rpc_handlers((
+            self.service.handlers(), self.admin_service.handlers(),
+        ))
         # The port answers before the broker is registered, so that nobody is sent to a closed
         # one; until then every request is told to come back.
         await server.start()
@@ -126,6 +136,7 @@ class BrokerNode:
             await self._forwarder.close()
         if self._server is not None:
             await self._server.stop(GOODBYE_S)
+        await self._peers.close()
         if self._admin is not None:
             await self._admin.stop()
         self._resolver.stop()
@@ -141,6 +152,7 @@ class BrokerNode:
             await self._forwarder.close()
         if self._server is not None:
             await self._server.stop(None)
+        await self._peers.close()
         if self._client is not None:
             await self._client.close()
         await self._bookies.stop()

@@ -33,6 +33,7 @@ from broker.settings import BrokerLimits
 from broker.stored_entry import StoredEntry
 from broker.topic_log import TopicLog
 from broker.topic_state import TopicState
+from broker.traffic import TrafficCounter
 from ledger.position import Position
 from magnetar.entry import EntryHeader, check, parse_header
 from magnetar.errors import (
@@ -107,6 +108,7 @@ class Publishing:
         self.opening = 0
         """How many producers are about to open, or wait for their turn."""
         self.delayed = Intake(schedule, state.schedule, self._release_if_room)
+        self.traffic = TrafficCounter(clock.monotonic_s())
         self._names_given = 0
         self._room_waiters: list[asyncio.Future[None]] = []
 
@@ -309,6 +311,7 @@ class Publishing:
         self._counters.published_batches += 1
         self._counters.published_messages += result.count
         self._counters.published_bytes += len(result.body)
+        self.traffic.count(result.count, len(result.body))
         session.settle(receipt, result.ledger_id, result.entry_id)
         for waiting in flying.waiting:
             waiting(result.position)

@@ -48,9 +48,13 @@ class SubscriptionFilter:
         self.restore(record)
         return record
 
+    def compiled(self) -> MessageFilter | None:
+        """The stored filter; None when there is none. Raises FilterSyntaxError."""
+        return parse_filter(self.tags, self.expression)
+
     def _means(self, wanted: MessageFilter | None) -> bool:
         try:
-            return parse_filter(self.tags, self.expression) == wanted
+            return self.compiled() == wanted
         except FilterSyntaxError:  # of a version that read more
             return False
 

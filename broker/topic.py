@@ -40,6 +40,7 @@ from magnetar.errors import (
     MagnetarError,
     NotOwner,
     OperationTimeout,
+    ResourceExists,
     SubscriptionNotFound,
     TopicNotFound,
 )
@@ -131,6 +132,12 @@ class Topic:
         """Readers forward nothing."""
         return self.state.subscriptions
 
+    def sample_traffic(self, now_s: float) -> None:
+        """Called from time to time, so that rates can be told."""
+        self.publishing.traffic.sample(now_s)
+        for subscription in self.subscriptions():
+            subscription.dispatcher.traffic.sample(now_s)
+
     def refuse_if_closing(self) -> None:
         if self.closing:
             raise NotOwner(f"this broker gives up {self._name}; look it up again")
@@ -190,6 +197,13 @@ class Topic:
             self.refuse_if_closing()
         return session
 
+    async def create_subscription(self, request: OpenConsumer) -> None:
+        """A durable one without a consumer. Raises ResourceExists, InvalidArgument."""
+        self.refuse_if_closing()
+        if request.subscription in self.state.subscriptions:
+            raise ResourceExists(f"{self._name} has a subscription {request.subscription!r}")
+        await self._subscription(request)
+
     async def _subscription(self, request: OpenConsumer) -> Subscription:
         name = request.subscription
         if len(name.encode()) > 1024:
@@ -200,7 +214,8 @@ class Topic:
                 raise InvalidArgument(f"{self._name} has all the subscriptions it may have")
             scratch = self._make(request, 0)
             _, floor = await scratch.locate(
-                request.start, request.initial_position, 0, inclusive=request.start_inclusive
+                request.start, request.initial_position, request.start_time_ms,
+                inclusive=request.start_inclusive,
             )
             found = self.state.subscriptions.get(name)
         if found is None:

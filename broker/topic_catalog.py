@@ -194,6 +194,13 @@ class TopicCatalog:
         """Call back after changes of the topic's record."""
         return self._partitioned.watch(name.full, callback)
 
+    async def existing(self, name: TopicName) -> AnyTopicRecord:
+        """The topic's record; raises TopicNotFound, also for a plain one that is being deleted."""
+        record = await self._existing(name)
+        if isinstance(record, TopicRecord) and record.deleting:
+            raise TopicNotFound(f"{name.full} is being deleted")
+        return record
+
     async def _existing(self, name: TopicName) -> AnyTopicRecord:
         try:
             return (await self._partitioned.read(name.full))[0]

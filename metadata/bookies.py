@@ -14,7 +14,7 @@ from metadata.cas import create_settled, delete_settled, put_settled
 from metadata.directory import Directory
 from metadata.records import RecordReader, encode_record
 from metadata.registration import Registrations
-from metadata.store import Cancel, MetadataStore
+from metadata.store import Cancel, MetadataStore, child_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,11 @@ class BookieRepository:
     async def delete_cookie(self, bookie_id: BookieId, version: int) -> None:
         """For a bookie taken out of service for good. Raises BadVersion, NotFound."""
         await delete_settled(self._store, paths.bookie_cookie(bookie_id), version)
+
+    async def known(self) -> tuple[BookieId, ...]:
+        """All that ever joined, alive or not, sorted."""
+        names = await child_names(self._store, paths.BOOKIE_COOKIES)
+        return tuple(sorted(BookieId(paths.decode_name(name)) for name in names))
 
     def directory(self) -> BookieDirectory:
         return BookieDirectory(self)

@@ -34,6 +34,7 @@ TENANTS: Final = "/tenants"
 NEXT_LEDGER: Final = "/ledgers/next"
 LEDGERS: Final = "/ledgers/by-id"
 BOOKIES: Final = "/bookies/registered"
+BOOKIE_COOKIES: Final = "/bookies/cookies"
 BROKERS: Final = "/brokers"
 
 PERSISTENT: Final = "persistent://"
@@ -97,6 +98,11 @@ def topic_generation(tenant_name: str, namespace_name: str) -> str:
     return f"/generations/{encode_name(tenant_name)}/{encode_name(namespace_name)}"
 
 
+def topic_policies_of(tenant_name: str, namespace_name: str) -> str:
+    """The folder of the buckets of policies of a namespace's topics."""
+    return f"/policies/topics/{encode_name(tenant_name)}/{encode_name(namespace_name)}"
+
+
 def topic_policies(name: str) -> str:
     """The node of a topic's own policies; raises InvalidTopicName."""
     return f"/policies/topics/{_topic_part(name)}"
@@ -130,7 +136,7 @@ def bookie(bookie_id: BookieId) -> str:
 
 
 def bookie_cookie(bookie_id: BookieId) -> str:
-    return f"/bookies/cookies/{encode_name(bookie_id)}"
+    return f"{BOOKIE_COOKIES}/{encode_name(bookie_id)}"
 
 
 def bookie_state(bookie_id: BookieId) -> str:

@@ -10,6 +10,7 @@ from metadata import paths
 from metadata.cas import create_settled, delete_settled, put_settled
 from metadata.records import RecordReader, encode_record
 from metadata.store import Cancel, MetadataStore, child_names
+from metadata.topics import names_in_buckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,11 @@ class PolicyRepository:
     async def delete_topic(self, name: str, version: int | None = None) -> None:
         """Raises BadVersion, NotFound."""
         await delete_settled(self._store, paths.topic_policies(name), version)
+
+    async def topics(self, tenant: str, namespace: str) -> list[str]:
+        """Full names of the topics of a namespace that have policies of their own, sorted."""
+        folder = paths.topic_policies_of(tenant, namespace)
+        return await names_in_buckets(self._store, folder, tenant, namespace)
 
     def watch_topic(self, name: str, callback: Callable[[], None]) -> Cancel:
         return self._store.watch(paths.topic_policies(name), callback)

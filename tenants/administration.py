@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from magnetar.errors import AlreadyExists, BadVersion, NotFound
+from magnetar.admin.values import NamespaceInfo, TenantInfo
+from magnetar.errors import (
+    AlreadyExists,
+    BadVersion,
+    NotEmpty,
+    NotFound,
+    ResourceExists,
+    ResourceInUse,
+    ResourceNotFound,
+)
 from magnetar.topic import TopicName, check_name
 from metadata.store import MetadataStore
 from metadata.tenants import (
@@ -17,9 +26,12 @@ from metadata.tenants import (
     TenantRecord,
     TenantRepository,
 )
+from metadata.topics import TopicRepository
 from tenants.errors import NamespaceNotFound
 from tenants.policies import Level, TopicPolicies, checked_from_store, checked_to_store
 
+MAX_SHOWN: Final = 3
+"""Names that an error text lists."""
 MAX_CONFLICTS: Final = 10
 """How often a change begins anew because someone else's came first."""
 
@@ -35,21 +47,128 @@ class TenantAdministration:
         self._tenants = TenantRepository(store)
         self._namespaces = NamespaceRepository(store)
         self._policies = PolicyRepository(store)
+        self._topics = TopicRepository(store)
         self._defaults = defaults if defaults is not None else TopicPolicies()
 
-    async def create_tenant(self, name: str) -> None:
-        """Raises AlreadyExists."""
+    # --- tenants
+
+    async def create_tenant(
+        self, name: str, *, admin_roles: Sequence[str] = (),
+        allowed_clusters: Sequence[str] = (), properties: Mapping[str, str] | None = None,
+    ) -> TenantInfo:
+        """Raises ResourceExists."""
         check_name(name, "tenant")
-        await self._tenants.create(TenantRecord(name))
+        record = TenantRecord(
+            name, tuple(admin_roles), tuple(allowed_clusters),
+            tuple(sorted((properties or {}).items())),
+        )
+        try:
+            await self._tenants.create(record)
+        except AlreadyExists:
+            raise ResourceExists(f"there is a tenant {name} already") from None
+        return _tenant_info(record)
+
+    async def list_tenants(self) -> tuple[str, ...]:
+        """Names, sorted."""
+        return tuple(await self._tenants.list())
+
+    async def get_tenant(self, name: str) -> TenantInfo:
+        """Raises ResourceNotFound."""
+        check_name(name, "tenant")
+        try:
+            return _tenant_info((await self._tenants.get(name))[0])
+        except NotFound:
+            raise _no_tenant(name) from None
+
+    async def delete_tenant(self, name: str) -> None:
+        """Raises ResourceInUse while it has namespaces, ResourceNotFound."""
+        check_name(name, "tenant")
+        try:
+            await self._tenants.delete(name)
+        except NotFound:
+            raise _no_tenant(name) from None
+        except NotEmpty:
+            raise ResourceInUse(
+                f"tenant {name} has namespaces; delete {', '.join(await self._shown(name))} first"
+            ) from None
+
+    async def _shown(self, tenant: str) -> list[str]:
+        names = await self._namespaces.list(tenant)
+        return [*names[:MAX_SHOWN], *(["..."] if len(names) > MAX_SHOWN else [])]
+
+    # --- namespaces
 
     async def create_namespace(
         self, tenant: str, name: str, policies: Mapping[str, object] | None = None
-    ) -> None:
-        """Raises AlreadyExists, and NotFound without its tenant."""
+    ) -> NamespaceInfo:
+        """Raises ResourceExists, and ResourceNotFound without its tenant."""
+        check_name(tenant, "tenant")
         check_name(name, "namespace")
         stored = _changed({}, policies or {}, Level.NAMESPACE)
         self._defaults.overlay({**await self._cluster(), **stored})
-        await self._namespaces.create(NamespaceRecord(tenant, name, stored))
+        try:
+            await self._namespaces.create(NamespaceRecord(tenant, name, stored))
+        except AlreadyExists:
+            raise ResourceExists(f"there is a namespace {tenant}/{name} already") from None
+        except NotFound:
+            raise _no_tenant(tenant) from None
+        return NamespaceInfo(f"{tenant}/{name}", stored)
+
+    async def list_namespaces(self, tenant: str) -> tuple[str, ...]:
+        """As tenant/namespace, sorted. Raises ResourceNotFound."""
+        await self.get_tenant(tenant)
+        return tuple(f"{tenant}/{name}" for name in await self._namespaces.list(tenant))
+
+    async def get_namespace(self, tenant: str, name: str) -> NamespaceInfo:
+        """Raises ResourceNotFound."""
+        record, _ = await self._existing_namespace(tenant, name)
+        return NamespaceInfo(
+            f"{tenant}/{name}", checked_from_store(record.policies, Level.NAMESPACE)
+        )
+
+    async def delete_namespace(self, tenant: str, name: str) -> None:
+        """With the policies of its topics. Raises ResourceInUse while it has topics,
+        ResourceNotFound."""
+        record, version = await self._existing_namespace(tenant, name)
+        await self._refuse_topics(tenant, name)
+        try:
+            await self._namespaces.delete(tenant, name, version)
+        except NotFound:
+            raise _no_namespace(tenant, name) from None
+        except BadVersion:
+            raise ResourceInUse(
+                f"namespace {tenant}/{name} was changed meanwhile; look, then delete it again"
+            ) from None
+        try:
+            # A topic may have been made between the look and the deletion.
+            await self._refuse_topics(tenant, name)
+        except ResourceInUse:
+            await self._namespaces.create(record)
+            raise
+        for topic in await self._policies.topics(tenant, name):
+            try:
+                await self._policies.delete_topic(topic)
+            except NotFound:
+                continue
+
+    async def _refuse_topics(self, tenant: str, name: str) -> None:
+        topics = await self._topics.list(tenant, name)
+        if topics:
+            shown = ", ".join(topics[:MAX_SHOWN])
+            raise ResourceInUse(
+                f"namespace {tenant}/{name} has {len(topics)} topics, such as {shown};"
+                " delete them first"
+            )
+
+    async def _existing_namespace(self, tenant: str, name: str) -> tuple[NamespaceRecord, int]:
+        check_name(tenant, "tenant")
+        check_name(name, "namespace")
+        try:
+            return await self._namespaces.get(tenant, name)
+        except NotFound:
+            raise _no_namespace(tenant, name) from None
+
+    # --- policies
 
     async def change_cluster_policies(self, changes: Mapping[str, object]) -> None:
         async def attempt() -> None:
@@ -63,10 +182,10 @@ class TenantAdministration:
     async def change_namespace_policies(
         self, tenant: str, name: str, changes: Mapping[str, object]
     ) -> None:
-        """Raises NamespaceNotFound."""
+        """Raises ResourceNotFound."""
 
         async def attempt() -> None:
-            record, version = await self._namespace_record(tenant, name)
+            record, version = await self._existing_namespace(tenant, name)
             stored = _changed(record.policies, changes, Level.NAMESPACE)
             known = checked_from_store(stored, Level.NAMESPACE)
             self._defaults.overlay({**await self._cluster(), **known})
@@ -112,6 +231,20 @@ class TenantAdministration:
             return await self._namespaces.get(tenant, name)
         except NotFound:
             raise NamespaceNotFound(tenant, name) from None
+
+
+def _tenant_info(record: TenantRecord) -> TenantInfo:
+    return TenantInfo(
+        record.name, record.admin_roles, record.allowed_clusters, dict(record.properties)
+    )
+
+
+def _no_tenant(name: str) -> ResourceNotFound:
+    return ResourceNotFound(f"there is no tenant {name}; create it, or correct the name")
+
+
+def _no_namespace(tenant: str, name: str) -> ResourceNotFound:
+    return ResourceNotFound(f"there is no namespace {tenant}/{name}; create it first")
 
 
 def _changed(

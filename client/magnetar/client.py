@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from random import Random
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from magnetar.connection import Connections, ConnectionSettings
 from magnetar.consumer import Consumer
@@ -33,6 +33,9 @@ from magnetar.runtime.clock import Clock, SystemClock
 from magnetar.service_url import ServiceUrl
 from magnetar.topic import TopicName
 from magnetar.topic_watch import TopicWatches
+
+if TYPE_CHECKING:
+    from magnetar.admin.admin import Admin
 
 Part = TypeVar("Part", Producer, PartitionedProducer, Consumer, Reader)
 
@@ -64,6 +67,7 @@ class Client:
         self._watches = TopicWatches(self._connections)
         self._parts: list[AnyProducer | Consumer | Reader] = []
         self._closed = False
+        self._admin: Admin | None = None
 
     async def create_producer(
         self,
@@ -183,6 +187,16 @@ class Client:
             start_message_id, start_inclusive=start_message_id_inclusive,
             reader_name=reader_name, filter_text=filter, tags=tags,
         ))
+
+    @property
+    def admin(self) -> Admin:
+        """Tenants, policies, topics, subscriptions, ...: what `magnetar admin` does."""
+        if self._admin is None:
+            from magnetar.admin.admin import Admin
+            from magnetar.admin.any_broker import AnyBroker
+
+            self._admin = Admin(AnyBroker(self._connections))
+        return self._admin
 
     async def close(self) -> None:
         """Close all producers, consumers and readers, then the links; twice is fine."""

@@ -206,7 +206,7 @@ class Connections:
         self._next_watched += 1
         try:
             async with asyncio.timeout(self.settings.attempt_timeout_s):
-                channel = await self._channel(address)
+                channel = await self.reach(address)
             watch: Any = channel.unary_stream(WATCH_TOPICS)
             return Stream(watch(frame), address)
         except TimeoutError as error:
@@ -258,18 +258,27 @@ class Connections:
             return address, reply
         raise failure
 
-    async def _call(self, address: str, name: str, request: bytes) -> bytes:
-        channel = await self._channel(address)
-        return await self._call_on(channel, address, name, request)
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The brokers that the service URL names."""
+        return self._url.addresses
 
-    async def _call_on(
-        self, channel: grpc.aio.Channel, address: str, name: str, request: bytes
-    ) -> bytes:
-        # With several seeds, a silent one must leave time to ask the next.
+    async def _call(self, address: str, name: str, request: bytes) -> bytes:
+        channel = await self.reach(address)
+        return await self.call_on(channel, address, SERVICE + name, request, self._seed_s())
+
+    def _seed_s(self) -> float:
+        """With several seeds, a silent one must leave time to ask the next."""
         attempt_s = self.settings.attempt_timeout_s
-        timeout_s = 0.9 * max(attempt_s / len(self._url.addresses), min(attempt_s, SEED_S))
+        return 0.9 * max(attempt_s / len(self._url.addresses), min(attempt_s, SEED_S))
+
+    async def call_on(
+        self, channel: grpc.aio.Channel, address: str, method: str, request: bytes,
+        timeout_s: float,
+    ) -> bytes:
+        """One call. Raises LinkLost and OperationTimeout, after which its outcome is unknown."""
         try:
-            call: Any = channel.unary_unary(SERVICE + name)
+            call: Any = channel.unary_unary(method)
             reply: bytes = await call(request, timeout=timeout_s)
             return reply
         except grpc.aio.AioRpcError as error:
@@ -280,7 +289,7 @@ class Connections:
             raise _cancelled(error, address) from None
 
     async def _open_at(self, address: str, method: str, frame: bytes) -> Stream:
-        channel = await self._channel(address)
+        channel = await self.reach(address)
         try:
             stream = Stream(channel.stream_stream(method)(), address)
         except grpc.aio.UsageError as error:
@@ -299,8 +308,9 @@ class Connections:
             stream.close()
             raise
 
-    async def _channel(self, address: str) -> grpc.aio.Channel:
-        """A channel whose broker has said that it speaks this protocol."""
+    async def reach(self, address: str) -> grpc.aio.Channel:
+        """A channel whose broker has said that it speaks this protocol; raises LinkLost,
+        OperationTimeout, NotSupported."""
         if self._closed:
             raise AlreadyClosed("the client is closed; make a new one")
         channel = self._channels.get(address)
@@ -310,7 +320,8 @@ class Connections:
         try:
             request = pb.HelloRequest(
                 protocol_version=PROTOCOL_VERSION, client_version=__version__)
-            frame = await self._call_on(channel, address, "Hello", request.SerializeToString())
+            frame = await self.call_on(
+                channel, address, SERVICE + "Hello", request.SerializeToString(), self._seed_s())
             version = pb.HelloReply.FromString(frame).protocol_version
             if version < 1:
                 raise NotSupported(f"{address} speaks no protocol version known here")

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from magnetar import client as asynchronous
 from magnetar.acknowledgements import Acknowledgement
@@ -23,6 +23,9 @@ from magnetar.partitioned_producer import AnyProducer
 from magnetar.reader import Reader as AsyncReader
 from magnetar.scheduled_id import ScheduledId
 from magnetar.ticket import Ticket
+
+if TYPE_CHECKING:
+    from magnetar.admin.sync import Admin
 
 Result = TypeVar("Result")
 
@@ -296,6 +299,16 @@ class Client:
             return asynchronous.Client(service_url, **settings)
 
         self._client = _THREAD.run(work())
+        self._admin: Admin | None = None
+
+    @property
+    def admin(self) -> Admin:
+        """See the asynchronous `admin`."""
+        if self._admin is None:
+            from magnetar.admin.sync import Admin
+
+            self._admin = Admin(self._client.admin, _THREAD.run)
+        return self._admin
 
     def create_producer(self, topic: str, producer_name: str = "", **settings: Any) -> Producer:
         """See the asynchronous `create_producer`."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from magnetar.errors import AlreadyExists, InvalidArgument, NotFound
+from magnetar.admin.values import TenantInfo
+from magnetar.errors import InvalidArgument, ResourceExists, ResourceInUse, ResourceNotFound
 from magnetar.topic import TopicName
 from metadata.embedded import EmbeddedSession, EmbeddedStore
 from metadata.tenants import NamespaceRecord, NamespaceRepository
+from metadata.topics import TopicRecord, TopicRepository
 from tenants.administration import TenantAdministration
 from tenants.errors import NamespaceNotFound, PolicyError
+from tenants.policy_view import PolicyView
 
 TOPIC = TopicName.parse("persistent://shop/orders/created")
 
@@ -42,12 +46,79 @@ async def stored(session: EmbeddedSession) -> dict[str, object]:
 async def test_names_are_made_once_and_below_what_exists(
     administration: TenantAdministration,
 ) -> None:
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(ResourceExists):
         await administration.create_tenant("shop")
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(ResourceExists):
         await administration.create_namespace("shop", "orders")
-    with pytest.raises(NotFound):
+    with pytest.raises(ResourceNotFound):
         await administration.create_namespace("nobody", "orders")
+
+
+async def test_what_was_made_is_shown(administration: TenantAdministration) -> None:
+    made = await administration.create_tenant("b", admin_roles=["ops"], properties={"x": "y"})
+    await administration.create_namespace("b", "n", {"ack_quorum": 1})
+
+    assert await administration.list_tenants() == ("b", "shop")
+    assert await administration.get_tenant("b") == made
+    assert made == TenantInfo("b", ("ops",), (), {"x": "y"})
+    assert await administration.list_namespaces("b") == ("b/n",)
+    assert (await administration.get_namespace("b", "n")).policies == {"ack_quorum": 1}
+
+
+async def test_only_what_is_empty_is_deleted(
+    session: EmbeddedSession, administration: TenantAdministration
+) -> None:
+    await TopicRepository(session).create(TopicRecord(TOPIC.full))
+
+    with pytest.raises(ResourceInUse, match="orders"):
+        await administration.delete_tenant("shop")
+    with pytest.raises(ResourceInUse, match="created"):
+        await administration.delete_namespace("shop", "orders")
+
+    await TopicRepository(session).delete(TOPIC.full)
+    await administration.delete_namespace("shop", "orders")
+    await administration.delete_tenant("shop")
+    assert await administration.list_tenants() == ()
+
+
+async def test_policies_of_topics_go_with_their_namespace(
+    session: EmbeddedSession, administration: TenantAdministration
+) -> None:
+    await administration.change_topic_policies(TOPIC, {"retention_minutes": 5})
+
+    await administration.delete_namespace("shop", "orders")
+    await administration.create_namespace("shop", "orders")
+
+    assert await PolicyView(session).of_topic(TOPIC) == {}
+
+
+async def test_a_namespace_that_gets_a_topic_while_it_is_deleted_stays(
+    session: EmbeddedSession, administration: TenantAdministration,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    topics = TopicRepository(session)
+    delete = NamespaceRepository.delete
+
+    async def made_meanwhile(self: NamespaceRepository, *given: Any) -> None:
+        await topics.create(TopicRecord(TOPIC.full))
+        await delete(self, *given)
+
+    monkeypatch.setattr(NamespaceRepository, "delete", made_meanwhile)
+
+    with pytest.raises(ResourceInUse):
+        await administration.delete_namespace("shop", "orders")
+    assert (await administration.get_namespace("shop", "orders")).name == "shop/orders"
+
+
+async def test_what_is_not_there_is_said_so(administration: TenantAdministration) -> None:
+    for call in (
+        administration.get_tenant("x"), administration.delete_tenant("x"),
+        administration.list_namespaces("x"), administration.get_namespace("shop", "x"),
+        administration.delete_namespace("shop", "x"),
+        administration.change_namespace_policies("shop", "x", {}),
+    ):
+        with pytest.raises(ResourceNotFound, match="x"):
+            await call
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "..", "ä" * 300])

@@ -1,0 +1,132 @@
+"""Which topics there are: what the metadata alone can answer."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+
+from broker.administration.limits import (
+    PAGE_ITEMS,
+    PAGE_ITEMS_MAX,
+    PATTERN_CHARACTERS,
+    PROPERTIES_BYTES,
+)
+from broker.topic_catalog import TopicCatalog
+from magnetar.admin.topic_values import TopicInfo, TopicPage, TopicSummary
+from magnetar.errors import InvalidArgument, NotFound, NotSupported, ResourceNotFound
+from magnetar.topic import TopicName, check_name
+from metadata.brokers import BrokerDirectory
+from metadata.partitioned_topics import PartitionedTopicRecord
+from metadata.store import MetadataStore
+from metadata.tenants import NamespaceRepository
+from metadata.topics import TopicRecord
+from tenants.errors import NamespaceNotFound
+
+
+class AdministeredCatalog:
+    """Makes, lists and shows topics; loads none."""
+
+    def __init__(
+        self, store: MetadataStore, catalog: TopicCatalog, brokers: BrokerDirectory
+    ) -> None:
+        self._namespaces = NamespaceRepository(store)
+        self._catalog = catalog
+        self._brokers = brokers
+
+    async def partitions_of(self, name: TopicName) -> int:
+        """0 for a topic without partitions. Raises TopicNotFound."""
+        return await self._catalog.partitions_of(name)
+
+    async def create(
+        self, topic: str, partitions: int = 0, properties: Mapping[str, str] | None = None
+    ) -> TopicInfo:
+        """See `TopicOperations.create`."""
+        name = _persistent(topic)
+        checked = _checked_properties(properties or {})
+        try:
+            await self._catalog.create_topic(name, partitions, checked)
+        except NamespaceNotFound as error:
+            raise ResourceNotFound(str(error)) from None
+        return await self.get(topic)
+
+    async def grow(self, topic: str, partitions: int) -> TopicInfo:
+        """See `TopicOperations.grow`."""
+        await self._catalog.grow_topic(_persistent(topic), partitions)
+        return await self.get(topic)
+
+    async def get(self, topic: str) -> TopicInfo:
+        """See `TopicOperations.get`."""
+        name = _persistent(topic)
+        record = await self._catalog.existing(name)
+        properties = dict(record.properties)
+        if isinstance(record, PartitionedTopicRecord):
+            return TopicInfo(
+                name.full, record.partitions, record.created_ms, properties=properties
+            )
+        return TopicInfo(
+            name.full, 0, record.created_ms, record.terminated, self._living_owner(record),
+            properties,
+        )
+
+    def _living_owner(self, record: TopicRecord) -> str:
+        owner = record.owner
+        alive = None if owner is None else self._brokers.get(owner.broker_id)
+        if owner is None or alive is None or alive.incarnation != owner.incarnation:
+            return ""
+        return owner.broker_id
+
+    async def list(
+        self, namespace: str, pattern: str = "", *, page_size: int = 0, page: str = ""
+    ) -> TopicPage:
+        """See `TopicOperations.list`. A page begins after the name that `page` is."""
+        tenant, name = split_namespace(namespace)
+        if not 0 <= page_size <= PAGE_ITEMS_MAX:
+            raise InvalidArgument(f"page_size is from 1 to {PAGE_ITEMS_MAX}")
+        matches = _glob(pattern)
+        try:
+            await self._namespaces.get(tenant, name)
+        except NotFound:
+            raise ResourceNotFound(f"there is no namespace {namespace}") from None
+        prefix = f"persistent://{namespace}/"
+        found = [
+            TopicSummary(one.name, one.partitions)
+            for one in await self._catalog.list_topics(tenant, name)
+            if one.name > page
+            and (matches is None or matches.match(one.name.removeprefix(prefix)))
+        ]
+        shown = tuple(found[: page_size or PAGE_ITEMS])
+        return TopicPage(shown, shown[-1].name if len(found) > len(shown) else "")
+
+
+def split_namespace(namespace: str) -> tuple[str, str]:
+    """(tenant, namespace) of tenant/namespace; raises InvalidArgument."""
+    tenant, separator, name = namespace.partition("/")
+    if not separator:
+        raise InvalidArgument(f"a namespace is written tenant/namespace, not {namespace!r}")
+    check_name(tenant, "tenant")
+    check_name(name, "namespace")
+    return tenant, name
+
+
+def _persistent(topic: str) -> TopicName:
+    name = TopicName.parse(topic)
+    if not name.persistent:
+        raise NotSupported(f"{name.full} is not persistent: it has no record to administer")
+    return name
+
+
+def _checked_properties(properties: Mapping[str, str]) -> dict[str, str]:
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in properties.items())
+    if size > PROPERTIES_BYTES:
+        raise InvalidArgument(f"a topic's properties have at most {PROPERTIES_BYTES} bytes")
+    return dict(properties)
+
+
+def _glob(pattern: str) -> re.Pattern[str] | None:
+    """What `fnmatch` makes of it does not backtrack over a star."""
+    if not pattern:
+        return None
+    if len(pattern) > PATTERN_CHARACTERS:
+        raise InvalidArgument(f"a pattern has at most {PATTERN_CHARACTERS} characters")
+    return re.compile(fnmatch.translate(pattern))

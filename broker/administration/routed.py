@@ -1,0 +1,142 @@
+"""The port, implemented: any broker does any call, wherever the topic is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.administration.catalog import AdministeredCatalog
+from broker.administration.merging import sum_of_subscriptions, sum_of_topics
+from broker.administration.routing import Routing
+from magnetar.admin.topic_values import (
+    StoredMessage,
+    SubscriptionStats,
+    TopicInfo,
+    TopicPage,
+    TopicStats,
+    Where,
+)
+from magnetar.enums import InitialPosition
+from magnetar.errors import InvalidArgument
+from magnetar.message_id import MessageId
+from magnetar.topic import TopicName
+
+
+class RoutedAdministration:
+    """A `TopicAdministration`."""
+
+    def __init__(self, catalog: AdministeredCatalog, routing: Routing) -> None:
+        self.topics = RoutedTopics(catalog, routing)
+        self.subscriptions = RoutedSubscriptions(routing)
+        self.messages = RoutedMessages(routing)
+
+
+class RoutedTopics:
+    """See `TopicOperations`."""
+
+    def __init__(self, catalog: AdministeredCatalog, routing: Routing) -> None:
+        self._catalog = catalog
+        self._routing = routing
+
+    async def create(
+        self, topic: str, partitions: int = 0, properties: Mapping[str, str] | None = None
+    ) -> TopicInfo:
+        return await self._catalog.create(topic, partitions, properties)
+
+    async def grow(self, topic: str, partitions: int) -> TopicInfo:
+        return await self._catalog.grow(topic, partitions)
+
+    async def list(
+        self, namespace: str, pattern: str = "", *, page_size: int = 0, page: str = ""
+    ) -> TopicPage:
+        return await self._catalog.list(namespace, pattern, page_size=page_size, page=page)
+
+    async def get(self, topic: str) -> TopicInfo:
+        return await self._catalog.get(topic)
+
+    async def stats(self, topic: str) -> TopicStats:
+        found = await self._routing.where_used(
+            topic, lambda owner, name: owner.topics.stats(name), lambda name: TopicStats(name)
+        )
+        base = TopicName.parse(topic).full
+        return found[0] if found[0].topic == base else sum_of_topics(base, found)
+
+
+class RoutedSubscriptions:
+    """See `SubscriptionOperations`. A subscription of a partitioned topic need not be on all its
+    partitions, since some may be new: they are passed over."""
+
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+
+    async def create(
+        self, topic: str, subscription: str, start: Where = InitialPosition.Latest
+    ) -> None:
+        await self._refuse_id(topic, start)
+        await self._routing.everywhere(
+            topic, lambda owner, name: owner.subscriptions.create(name, subscription, start)
+        )
+
+    async def list(self, topic: str) -> tuple[str, ...]:
+        found = await self._routing.where_used(
+            topic, lambda owner, name: owner.subscriptions.list(name), lambda _: ()
+        )
+        return tuple(sorted({name for names in found for name in names}))
+
+    async def stats(self, topic: str, subscription: str) -> SubscriptionStats:
+        found = await self._routing.where_subscribed(
+            topic, lambda owner, name: owner.subscriptions.stats(name, subscription)
+        )
+        return found[0] if len(found) == 1 else sum_of_subscriptions(found)
+
+    async def delete(self, topic: str, subscription: str, force: bool = False) -> None:
+        await self._routing.where_subscribed(
+            topic, lambda owner, name: owner.subscriptions.delete(name, subscription, force)
+        )
+
+    async def seek(self, topic: str, subscription: str, where: Where) -> None:
+        await self._refuse_id(topic, where)
+        await self._routing.where_subscribed(
+            topic, lambda owner, name: owner.subscriptions.seek(name, subscription, where)
+        )
+
+    async def peek(
+        self, topic: str, subscription: str, max_messages: int = 1
+    ) -> tuple[StoredMessage, ...]:
+        found = await self._routing.where_subscribed(
+            topic, lambda owner, name: owner.subscriptions.peek(name, subscription, max_messages)
+        )
+        if len(found) == 1:
+            return found[0]
+        messages = [message for part in found for message in part]
+        messages.sort(key=lambda message: (message.append_timestamp, message.message_id))
+        return tuple(messages[:max_messages])
+
+    async def _refuse_id(self, topic: str, where: Where) -> None:
+        names = await self._routing.names(topic)
+        if isinstance(where, MessageId) and len(names) > 1:
+            raise InvalidArgument(
+                f"a message id is a place in one partition, {topic} has {len(names)}; name the"
+                f" partition, such as {names[0].full}, or a time"
+            )
+
+
+class RoutedMessages:
+    """See `MessageOperations`."""
+
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+
+    async def get(self, topic: str, message_id: MessageId) -> StoredMessage:
+        names = await self._routing.names(topic)
+        for name in names:
+            if name.partition == message_id.partition:
+                return await self._routing.at_owner(
+                    name, lambda owner, full: owner.messages.get(full, message_id)
+                )
+        raise InvalidArgument(f"message {message_id} is of no partition of {topic}")
+
+    async def last_ids(self, topic: str) -> tuple[MessageId, ...]:
+        found = await self._routing.where_used(
+            topic, lambda owner, name: owner.messages.last_ids(name), lambda _: ()
+        )
+        return tuple(message_id for ids in found for message_id in ids)

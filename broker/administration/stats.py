@@ -1,0 +1,117 @@
+"""What goes on in a topic, for people."""
+
+from __future__ import annotations
+
+from broker.dispatcher import Flight
+from broker.state_records import SubscriptionKind
+from broker.subscription import Subscription
+from broker.topic import Topic
+from magnetar.admin.topic_values import (
+    ConsumerStats,
+    LedgerStats,
+    ProducerStats,
+    SubscriptionStats,
+    TopicStats,
+    Traffic,
+)
+from magnetar.enums import ConsumerType
+from magnetar.errors import MagnetarError
+
+UNKNOWN = -1
+
+
+async def topic_stats(topic: Topic, owner: str, now_s: float) -> TopicStats:
+    """Of a topic served by this broker, which is called `owner`."""
+    log, record = topic.log.log, topic.log.log.record
+    subscriptions = tuple(
+        subscription_stats(one, now_s) for one in topic.state.subscriptions.values()
+    )
+    return TopicStats(
+        topic=topic.name, owner=owner, epoch=log.owner.epoch, created_ms=record.created_ms,
+        terminated=record.terminated, incoming=topic.publishing.traffic.read(now_s),
+        outgoing=sum((one.outgoing for one in subscriptions), Traffic()),
+        messages=await _kept_messages(topic), entries=log.entries, storage_bytes=log.size_bytes,
+        state_bytes=log.state.size_bytes, pending_publish_bytes=topic.log.pending_bytes,
+        ledgers=tuple(
+            LedgerStats(
+                info.ledger_id, info.entries, info.size_bytes, info.entries < 0, info.closed_ms
+            )
+            for info in record.ledgers
+        ),
+        producers=_producers(topic), waiting_producers=topic.publishing.door.waiting,
+        subscriptions=subscriptions, blocked=_blocked(topic),
+    )
+
+
+async def _kept_messages(topic: Topic) -> int:
+    ledgers = topic.log.log.record.ledgers
+    if not ledgers:
+        return 0
+    try:
+        first = await topic.log.first_ordinal_of(ledgers[0].ledger_id)
+    except MagnetarError:  # the bookies do not answer now, which `blocked` may tell more about
+        return UNKNOWN
+    return 0 if first is None else topic.log.end_ordinal - first
+
+
+def _producers(topic: Topic) -> tuple[ProducerStats, ...]:
+    return tuple(
+        ProducerStats(
+            session.producer_name, session.producer_epoch,
+            session.admission.mode.name.lower(), session.outstanding,
+            session.source.last_stored,
+        )
+        for session in topic.publishing.producers.values()
+    )
+
+
+def _blocked(topic: Topic) -> tuple[str, ...]:
+    reasons = []
+    if topic.log.log.blocked_reason is not None:
+        reasons.append(topic.log.log.blocked_reason)
+    if topic.publishing.congested:
+        reasons.append(
+            f"{topic.log.pending_bytes} bytes are on their way to the bookies: producers wait"
+        )
+    return tuple(reasons)
+
+
+def subscription_stats(subscription: Subscription, now_s: float) -> SubscriptionStats:
+    """Of one subscription, now."""
+    dispatcher = subscription.dispatcher
+    held = _held(subscription)
+    return SubscriptionStats(
+        name=subscription.name, type=ConsumerType(SubscriptionKind(subscription.kind).name.lower()),
+        durable=subscription.durable, created_ms=subscription.created_ms,
+        filter=subscription.filter.expression, tags=subscription.filter.tags,
+        backlog_messages=subscription.backlog_messages,
+        unacknowledged_messages=sum(held.values()),
+        redelivering_messages=0,
+        outgoing=dispatcher.traffic.read(now_s),
+        consumers=tuple(
+            ConsumerStats(
+                one.name, one.consumer_id, one.permits, one.delivered_messages,
+                held.get(one.consumer_id, 0),
+            )
+            for one in subscription.consumers
+        ),
+        blocked=_subscription_blocked(subscription),
+    )
+
+
+def _held(subscription: Subscription) -> dict[int, int]:
+    """Unacknowledged messages by consumer."""
+    held: dict[int, int] = {}
+    flight: Flight
+    for flight in subscription.dispatcher.flights.values():
+        acknowledged = subscription.cursor.mask(flight.first_ordinal, flight.count)
+        for part in flight.parts:
+            number = (part.mask & ~acknowledged).bit_count()
+            consumer_id = part.consumer.consumer_id
+            held[consumer_id] = held.get(consumer_id, 0) + number
+    return held
+
+
+def _subscription_blocked(subscription: Subscription) -> tuple[str, ...]:
+    problem = subscription.dispatcher.reader.problem
+    return () if problem is None else (problem,)

@@ -1,0 +1,133 @@
+"""The calls about topics, subscriptions and messages: message in, message out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from broker.administration.calls import Calls
+from broker.administration.routing import OwnerAdministration
+from magnetar.admin.codec import fill, id_message, id_of, where_of
+from magnetar.errors import InvalidArgument
+from magnetar.wire import admin_pb2 as pb
+from tenants.topic_administration import TopicAdministration
+
+
+class Forwardable(Protocol):
+    """A request that says whether a broker passed it on."""
+
+    forwarded: bool
+
+
+class TopicCalls:
+    """`topics` does any call; `here` those that another broker passed on, which end here."""
+
+    def __init__(self, topics: TopicAdministration, here: OwnerAdministration) -> None:
+        self._topics = topics
+        self._here = here
+
+    def calls(self) -> Calls:
+        """By method name."""
+        return {
+            "CreateTopic": (pb.CreateTopicRequest, pb.TopicInfoReply, self._create_topic),
+            "GrowTopic": (pb.GrowTopicRequest, pb.TopicInfoReply, self._grow_topic),
+            "ListTopics": (pb.ListTopicsRequest, pb.ListTopicsReply, self._list_topics),
+            "GetTopic": (pb.TopicRequest, pb.TopicInfoReply, self._get_topic),
+            "TopicStats": (pb.TopicRequest, pb.TopicStatsReply, self._topic_stats),
+            "CreateSubscription": (
+                pb.CreateSubscriptionRequest, pb.DoneReply, self._create_subscription),
+            "ListSubscriptions": (pb.TopicRequest, pb.NamesReply, self._list_subscriptions),
+            "SubscriptionStats": (
+                pb.SubscriptionRequest, pb.SubscriptionStatsReply, self._subscription_stats),
+            "DeleteSubscription": (
+                pb.DeleteSubscriptionRequest, pb.DoneReply, self._delete_subscription),
+            "SeekSubscription": (
+                pb.SeekSubscriptionRequest, pb.DoneReply, self._seek_subscription),
+            "PeekMessages": (pb.PeekMessagesRequest, pb.PeekMessagesReply, self._peek_messages),
+            "GetMessage": (pb.GetMessageRequest, pb.GetMessageReply, self._get_message),
+            "LastMessageIds": (pb.TopicRequest, pb.MessageIdsReply, self._last_message_ids),
+        }
+
+    def _for(self, request: Forwardable) -> OwnerAdministration:
+        return self._here if request.forwarded else self._topics
+
+    # --- topics
+
+    async def _create_topic(
+        self, request: pb.CreateTopicRequest, reply: pb.TopicInfoReply
+    ) -> None:
+        fill(reply.topic, await self._topics.topics.create(
+            request.topic, request.partitions, dict(request.properties)
+        ))
+
+    async def _grow_topic(self, request: pb.GrowTopicRequest, reply: pb.TopicInfoReply) -> None:
+        fill(reply.topic, await self._topics.topics.grow(request.topic, request.partitions))
+
+    async def _list_topics(
+        self, request: pb.ListTopicsRequest, reply: pb.ListTopicsReply
+    ) -> None:
+        fill(reply, await self._topics.topics.list(
+            request.namespace, request.pattern, page_size=request.page_size, page=request.page
+        ))
+
+    async def _get_topic(self, request: pb.TopicRequest, reply: pb.TopicInfoReply) -> None:
+        fill(reply.topic, await self._topics.topics.get(request.topic))
+
+    async def _topic_stats(self, request: pb.TopicRequest, reply: pb.TopicStatsReply) -> None:
+        fill(reply.stats, await self._for(request).topics.stats(request.topic))
+
+    # --- subscriptions
+
+    async def _create_subscription(
+        self, request: pb.CreateSubscriptionRequest, _: pb.DoneReply
+    ) -> None:
+        await self._for(request).subscriptions.create(
+            request.topic, request.subscription, where_of(request.start)
+        )
+
+    async def _list_subscriptions(self, request: pb.TopicRequest, reply: pb.NamesReply) -> None:
+        reply.names.extend(await self._for(request).subscriptions.list(request.topic))
+
+    async def _subscription_stats(
+        self, request: pb.SubscriptionRequest, reply: pb.SubscriptionStatsReply
+    ) -> None:
+        subscriptions = self._for(request).subscriptions
+        fill(reply.stats, await subscriptions.stats(request.topic, request.subscription))
+
+    async def _delete_subscription(
+        self, request: pb.DeleteSubscriptionRequest, _: pb.DoneReply
+    ) -> None:
+        await self._for(request).subscriptions.delete(
+            request.topic, request.subscription, request.force
+        )
+
+    async def _seek_subscription(
+        self, request: pb.SeekSubscriptionRequest, _: pb.DoneReply
+    ) -> None:
+        if not request.HasField("where"):
+            raise InvalidArgument("a seek says where to")
+        await self._for(request).subscriptions.seek(
+            request.topic, request.subscription, where_of(request.where)
+        )
+
+    async def _peek_messages(
+        self, request: pb.PeekMessagesRequest, reply: pb.PeekMessagesReply
+    ) -> None:
+        for message in await self._for(request).subscriptions.peek(
+            request.topic, request.subscription, request.max_messages
+        ):
+            fill(reply.messages.add(), message)
+
+    # --- messages
+
+    async def _get_message(
+        self, request: pb.GetMessageRequest, reply: pb.GetMessageReply
+    ) -> None:
+        fill(reply.message, await self._for(request).messages.get(
+            request.topic, id_of(request.message_id)
+        ))
+
+    async def _last_message_ids(
+        self, request: pb.TopicRequest, reply: pb.MessageIdsReply
+    ) -> None:
+        for message_id in await self._for(request).messages.last_ids(request.topic):
+            reply.message_ids.append(id_message(message_id))

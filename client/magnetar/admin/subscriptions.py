@@ -1,0 +1,70 @@
+"""Subscriptions of a topic."""
+
+from __future__ import annotations
+
+from magnetar.admin.codec import read, where_message
+from magnetar.admin.topic_values import StoredMessage, SubscriptionStats, Where
+from magnetar.admin.topics import count
+from magnetar.admin.transport import Transport, ask
+from magnetar.enums import InitialPosition
+from magnetar.wire import admin_pb2 as pb
+
+
+class Subscriptions:
+    """`client.admin.subscriptions`. Every call raises TopicNotFound, and SubscriptionNotFound
+    when it names a subscription that is not there."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def create(
+        self, topic: str, subscription: str, start: Where = InitialPosition.Latest
+    ) -> None:
+        """A durable subscription that begins at a message, an end, or a time; its first consumer
+        decides the type. Raises ResourceExists, InvalidArgument for a message of another
+        topic."""
+        request = pb.CreateSubscriptionRequest(
+            topic=topic, subscription=subscription, start=where_message(start)
+        )
+        await ask(self._transport, "CreateSubscription", request, pb.DoneReply)
+
+    async def list(self, topic: str) -> tuple[str, ...]:
+        """Names of the durable ones and of those in use, sorted."""
+        request = pb.TopicRequest(topic=topic)
+        reply = await ask(self._transport, "ListSubscriptions", request, pb.NamesReply)
+        return tuple(reply.names)
+
+    async def stats(self, topic: str, subscription: str) -> SubscriptionStats:
+        """Backlog, consumers, and what is in the way."""
+        request = pb.SubscriptionRequest(topic=topic, subscription=subscription)
+        reply = await ask(
+            self._transport, "SubscriptionStats", request, pb.SubscriptionStatsReply
+        )
+        return read(SubscriptionStats, reply.stats)
+
+    async def delete(self, topic: str, subscription: str, force: bool = False) -> None:
+        """Raises ResourceInUse while consumers are connected; `force` sends them away."""
+        request = pb.DeleteSubscriptionRequest(
+            topic=topic, subscription=subscription, force=force
+        )
+        await ask(self._transport, "DeleteSubscription", request, pb.DoneReply)
+
+    async def seek(self, topic: str, subscription: str, where: Where) -> None:
+        """Go on from a message (which comes again), an end, or a time; connected consumers stay
+        and receive from there."""
+        request = pb.SeekSubscriptionRequest(
+            topic=topic, subscription=subscription, where=where_message(where)
+        )
+        await ask(self._transport, "SeekSubscription", request, pb.DoneReply)
+
+    async def peek(
+        self, topic: str, subscription: str, max_messages: int = 1
+    ) -> tuple[StoredMessage, ...]:
+        """The next messages it has not acknowledged, which stay where they are. Fewer than asked
+        for when there are no more, or when the answer would grow too large."""
+        request = pb.PeekMessagesRequest(
+            topic=topic, subscription=subscription,
+            max_messages=count(max_messages, "max_messages"),
+        )
+        reply = await ask(self._transport, "PeekMessages", request, pb.PeekMessagesReply)
+        return tuple(read(StoredMessage, one) for one in reply.messages)

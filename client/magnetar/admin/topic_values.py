@@ -1,0 +1,165 @@
+"""What administration answers with about topics, subscriptions and messages.
+
+Field names are those of the messages in `proto/admin.proto`, which `codec` relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from magnetar.enums import ConsumerType, InitialPosition
+from magnetar.message_id import MessageId
+
+Where = MessageId | InitialPosition | int
+"""A place in a topic: at a message, at an end, or at the first message stored at or after a time,
+in milliseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """A topic as the metadata has it. `owner` is the broker that serves it now; empty: none
+    does, or it has partitions, each with its own."""
+
+    name: str
+    partitions: int = 0
+    created_ms: int = 0
+    terminated: bool = False
+    owner: str = ""
+    properties: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSummary:
+    """A topic in a list; 0 partitions: it is not partitioned."""
+
+    name: str
+    partitions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPage:
+    """Some topics, by name. An empty `next_page` says that there are no more."""
+
+    topics: tuple[TopicSummary, ...]
+    next_page: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went in or out: since the owner loaded the topic, and a second in the last minute."""
+
+    messages: int = 0
+    bytes: int = 0
+    messages_per_second: float = 0.0
+    bytes_per_second: float = 0.0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            self.messages + other.messages, self.bytes + other.bytes,
+            self.messages_per_second + other.messages_per_second,
+            self.bytes_per_second + other.bytes_per_second,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStats:
+    """A ledger of a topic. Of an open one the size is not recorded yet: -1 entries, 0 bytes."""
+
+    ledger_id: int
+    entries: int
+    size_bytes: int
+    open: bool
+    closed_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerStats:
+    """A connected producer. `pending_batches` came in and are not acknowledged yet."""
+
+    name: str
+    epoch: int
+    access_mode: str
+    pending_batches: int
+    last_sequence_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerStats:
+    """A connected consumer. `permits`: messages it has room for."""
+
+    name: str
+    consumer_id: int
+    permits: int
+    delivered_messages: int
+    unacknowledged_messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionStats:
+    """`backlog_messages` are not acknowledged, exactly; of those some are delivered and
+    unacknowledged, others wait to be delivered again."""
+
+    name: str
+    type: ConsumerType
+    durable: bool = True
+    created_ms: int = 0
+    filter: str = ""
+    tags: str = ""
+    backlog_messages: int = 0
+    unacknowledged_messages: int = 0
+    redelivering_messages: int = 0
+    outgoing: Traffic = Traffic()
+    consumers: tuple[ConsumerStats, ...] = ()
+    blocked: tuple[str, ...] = ()
+    """What is in the way, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicStats:
+    """A topic as its owner sees it now. `messages`, `entries` and `storage_bytes` (of one copy)
+    are what is kept. Of a partitioned topic the sums, and `partitions` with what was summed."""
+
+    topic: str
+    owner: str = ""
+    epoch: int = 0
+    created_ms: int = 0
+    terminated: bool = False
+    incoming: Traffic = Traffic()
+    outgoing: Traffic = Traffic()
+    messages: int = 0
+    entries: int = 0
+    storage_bytes: int = 0
+    state_bytes: int = 0
+    pending_publish_bytes: int = 0
+    ledgers: tuple[LedgerStats, ...] = ()
+    producers: tuple[ProducerStats, ...] = ()
+    waiting_producers: int = 0
+    """Those that wait to have the topic to themselves."""
+    subscriptions: tuple[SubscriptionStats, ...] = ()
+    blocked: tuple[str, ...] = ()
+    partitions: tuple[TopicStats, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message looked at without consuming it; what it is called is as in `Message`.
+
+    `data` is cut to a bound where `data_bytes`, the whole size, is more.
+    """
+
+    message_id: MessageId
+    data: bytes
+    data_bytes: int
+    topic_name: str
+    properties: Mapping[str, str] = field(default_factory=dict, hash=False)
+    partition_key: str | None = None
+    ordering_key: str | None = None
+    tag: str | None = None
+    producer_name: str = ""
+    sequence_id: int = 0
+    publish_timestamp: int = 0
+    event_timestamp: int = 0
+    append_timestamp: int = 0
+    """When the broker stored it, in milliseconds since the epoch."""
+    redelivery_count: int = 0

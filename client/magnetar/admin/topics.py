@@ -1,0 +1,74 @@
+"""Topics: making, finding and looking at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from magnetar.admin.codec import read
+from magnetar.admin.topic_values import TopicInfo, TopicPage, TopicStats
+from magnetar.admin.transport import Transport, ask
+from magnetar.errors import InvalidArgument
+from magnetar.wire import admin_pb2 as pb
+
+MAX_UINT32 = (1 << 32) - 1
+
+
+def count(number: int, what: str) -> int:
+    """A count as the wire can have it; raises InvalidArgument."""
+    if not 0 <= number <= MAX_UINT32:
+        raise InvalidArgument(f"{what} is from 0 to {MAX_UINT32}, not {number}")
+    return number
+
+
+class Topics:
+    """`client.admin.topics`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def create(
+        self, topic: str, partitions: int = 0, properties: Mapping[str, str] | None = None
+    ) -> TopicInfo:
+        """A topic; with 0 partitions one that has none. Raises ResourceExists, and
+        ResourceNotFound without its namespace."""
+        request = pb.CreateTopicRequest(
+            topic=topic, partitions=count(partitions, "partitions"), properties=properties or {}
+        )
+        reply = await ask(self._transport, "CreateTopic", request, pb.TopicInfoReply)
+        return read(TopicInfo, reply.topic)
+
+    async def grow(self, topic: str, partitions: int) -> TopicInfo:
+        """Give a partitioned topic more partitions. Raises InvalidArgument for fewer than it has,
+        and for a topic without any; TopicNotFound."""
+        request = pb.GrowTopicRequest(topic=topic, partitions=count(partitions, "partitions"))
+        reply = await ask(self._transport, "GrowTopic", request, pb.TopicInfoReply)
+        return read(TopicInfo, reply.topic)
+
+    async def list(
+        self, namespace: str, pattern: str = "", *, page_size: int = 0, page: str = ""
+    ) -> TopicPage:
+        """Topics of a namespace by name, `page_size` at a time (0: as the broker likes).
+
+        `pattern` is a glob over the last part of the name, such as `orders-*`. `page` is the
+        `next_page` of the answer before. Raises ResourceNotFound.
+        """
+        request = pb.ListTopicsRequest(
+            namespace=namespace, pattern=pattern, page_size=count(page_size, "page_size"),
+            page=page,
+        )
+        return read(
+            TopicPage, await ask(self._transport, "ListTopics", request, pb.ListTopicsReply)
+        )
+
+    async def get(self, topic: str) -> TopicInfo:
+        """As the metadata has it, without loading it. Raises TopicNotFound."""
+        request = pb.TopicRequest(topic=topic)
+        reply = await ask(self._transport, "GetTopic", request, pb.TopicInfoReply)
+        return read(TopicInfo, reply.topic)
+
+    async def stats(self, topic: str) -> TopicStats:
+        """What goes on in a topic; of a partitioned one the sums and each partition. Raises
+        TopicNotFound."""
+        request = pb.TopicRequest(topic=topic)
+        reply = await ask(self._transport, "TopicStats", request, pb.TopicStatsReply)
+        return read(TopicStats, reply.stats)

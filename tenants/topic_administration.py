@@ -1,0 +1,95 @@
+"""The port through which administration reaches topics, wherever they are served.
+
+Brokers implement it (`broker.administration`); the gRPC service, and any other way in, calls it.
+A topic is named as people name it. On a partitioned topic a call does all its partitions, and
+numbers are sums over them. A topic that does not exist raises TopicNotFound and is not made.
+
+Any call may raise ConnectionFailed or OperationTimeout: no owner was found in time, or whether
+it did the work is unknown. `magnetar.admin` has the values, which clients see as well, and
+clients of the gRPC service, which fit this port too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from magnetar.admin.topic_values import (
+    StoredMessage,
+    SubscriptionStats,
+    TopicInfo,
+    TopicPage,
+    TopicStats,
+    Where,
+)
+from magnetar.message_id import MessageId
+
+
+class TopicOperations(Protocol):
+    """Topics as a whole."""
+
+    async def create(
+        self, topic: str, partitions: int = 0, properties: Mapping[str, str] | None = None
+    ) -> TopicInfo:
+        """Raises ResourceExists, and ResourceNotFound without its namespace."""
+
+    async def grow(self, topic: str, partitions: int) -> TopicInfo:
+        """Raises InvalidArgument for fewer partitions than there are, and without any."""
+
+    async def list(
+        self, namespace: str, pattern: str = "", *, page_size: int = 0, page: str = ""
+    ) -> TopicPage:
+        """By name; `pattern` is a glob over the last part of it. Raises ResourceNotFound."""
+
+    async def get(self, topic: str) -> TopicInfo:
+        """As the metadata has it; loads nothing."""
+
+    async def stats(self, topic: str) -> TopicStats:
+        """As its owner sees it now."""
+
+
+class SubscriptionOperations(Protocol):
+    """Subscriptions of a topic; one that is not there raises SubscriptionNotFound."""
+
+    async def create(self, topic: str, subscription: str, start: Where) -> None:
+        """Raises ResourceExists, InvalidArgument for a message of another topic."""
+
+    async def list(self, topic: str) -> tuple[str, ...]:
+        """Names, sorted."""
+
+    async def stats(self, topic: str, subscription: str) -> SubscriptionStats:
+        """As the topic's owner sees it now."""
+
+    async def delete(self, topic: str, subscription: str, force: bool = False) -> None:
+        """Raises ResourceInUse while consumers are connected; `force` sends them away."""
+
+    async def seek(self, topic: str, subscription: str, where: Where) -> None:
+        """Go on from there; connected consumers stay."""
+
+    async def peek(
+        self, topic: str, subscription: str, max_messages: int = 1
+    ) -> tuple[StoredMessage, ...]:
+        """The next messages not acknowledged; nothing is consumed."""
+
+
+class MessageOperations(Protocol):
+    """Messages by id."""
+
+    async def get(self, topic: str, message_id: MessageId) -> StoredMessage:
+        """Raises MessageNotFound, InvalidArgument for the id of another topic's message."""
+
+    async def last_ids(self, topic: str) -> tuple[MessageId, ...]:
+        """The newest message of each partition that has one."""
+
+
+class TopicAdministration(Protocol):
+    """What can be done with topics, by noun."""
+
+    @property
+    def topics(self) -> TopicOperations: ...
+
+    @property
+    def subscriptions(self) -> SubscriptionOperations: ...
+
+    @property
+    def messages(self) -> MessageOperations: ...

@@ -1,0 +1,143 @@
+"""A call on a partitioned topic does all its partitions, wherever each is served."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from broker.administration.routed import RoutedAdministration
+from magnetar.admin.topic_values import TopicSummary
+from magnetar.enums import InitialPosition
+from magnetar.errors import (
+    InvalidArgument,
+    OperationTimeout,
+    SubscriptionNotFound,
+    TopicNotFound,
+)
+from magnetar.message_id import MessageId
+from tests.broker.administered import Directly
+from tests.broker.world import TOPIC, Node, Publisher, world
+
+PARTITIONS = [f"{TOPIC}-partition-{number}" for number in range(3)]
+EARLIEST = InitialPosition.Earliest
+
+
+@asynccontextmanager
+async def two_brokers() -> AsyncIterator[tuple[list[Node], RoutedAdministration]]:
+    """With a topic of three partitions, of which the first two hold a message each."""
+    async with world() as made:
+        between = Directly()
+        nodes = [await made.broker("b1"), await made.broker("b2")]
+        administrations = [between.add(node) for node in nodes]
+        await administrations[0].topics.topics.create(TOPIC, 3)
+        for number in range(2):
+            publisher = await Publisher.open(nodes[number], "p", topic=PARTITIONS[number])
+            await publisher.publish(b"%d" % number)
+        yield nodes, administrations[1].topics
+
+
+async def test_a_partitioned_topic_is_one_in_the_list_and_grows() -> None:
+    async with two_brokers() as (_, admin):
+        assert (await admin.topics.list("public/default")).topics == (TopicSummary(TOPIC, 3),)
+
+        grown = await admin.topics.grow(TOPIC, 5)
+
+        assert grown.partitions == (await admin.topics.get(TOPIC)).partitions == 5
+        with pytest.raises(InvalidArgument):
+            await admin.topics.grow(TOPIC, 2)
+
+
+async def test_stats_are_summed_with_the_parts_beside() -> None:
+    async with two_brokers() as (_, admin):
+        await admin.subscriptions.create(PARTITIONS[0], "s", EARLIEST)
+
+        stats = await admin.topics.stats(TOPIC)
+
+        assert (stats.topic, stats.messages, stats.incoming.messages) == (TOPIC, 2, 2)
+        assert [one.topic for one in stats.partitions] == PARTITIONS
+        assert [one.owner for one in stats.partitions] == ["b1", "b2", ""]
+        assert stats.subscriptions[0].backlog_messages == 1
+        assert len(stats.producers) == 2
+        with pytest.raises(TopicNotFound):
+            await admin.topics.get(PARTITIONS[2])  # looking makes nothing
+
+
+async def test_a_subscription_is_made_on_all_partitions() -> None:
+    async with two_brokers() as (_, admin):
+        await admin.subscriptions.create(TOPIC, "s", EARLIEST)
+
+        found = await admin.subscriptions.stats(TOPIC, "s")
+        peeked = await admin.subscriptions.peek(TOPIC, "s", 10)
+
+        assert found.backlog_messages == 2
+        assert [message.data for message in peeked] == [b"0", b"1"]
+        assert [message.message_id.partition for message in peeked] == [0, 1]
+        for partition in PARTITIONS:
+            assert await admin.subscriptions.list(partition) == ("s",)
+        await admin.subscriptions.delete(TOPIC, "s")
+        assert await admin.subscriptions.list(TOPIC) == ()
+
+
+async def test_partitions_without_the_subscription_are_passed_over() -> None:
+    async with two_brokers() as (_, admin):
+        await admin.subscriptions.create(PARTITIONS[1], "s")
+
+        await admin.subscriptions.seek(TOPIC, "s", EARLIEST)
+
+        assert (await admin.subscriptions.stats(TOPIC, "s")).backlog_messages == 1
+        with pytest.raises(SubscriptionNotFound):
+            await admin.subscriptions.seek(TOPIC, "t", EARLIEST)
+
+
+async def test_an_id_leads_to_its_partition() -> None:
+    async with two_brokers() as (_, admin):
+        first, second = await admin.messages.last_ids(TOPIC)
+
+        assert (await admin.messages.get(TOPIC, second)).data == b"1"
+        assert (await admin.messages.get(PARTITIONS[0], first)).data == b"0"
+        for topic, wrong in (
+            (TOPIC, MessageId(-1, *_position(first))), (PARTITIONS[0], second),
+            (TOPIC, MessageId(7, *_position(first))),
+            (TOPIC, MessageId(1, *_position(first))),  # the other partition's ledger
+        ):
+            with pytest.raises(InvalidArgument):
+                await admin.messages.get(topic, wrong)
+
+
+def _position(message_id: MessageId) -> tuple[int, int, int]:
+    return message_id.ledger_id, message_id.entry_id, message_id.batch_index
+
+
+async def test_a_place_by_id_is_of_one_partition() -> None:
+    async with two_brokers() as (_, admin):
+        message_id = (await admin.messages.last_ids(TOPIC))[0]
+
+        with pytest.raises(InvalidArgument, match="partition-0"):
+            await admin.subscriptions.create(TOPIC, "s", message_id)
+        await admin.subscriptions.create(PARTITIONS[0], "s", message_id)
+
+        assert (await admin.subscriptions.stats(TOPIC, "s")).backlog_messages == 1
+
+
+async def test_partitions_beyond_the_last_do_not_exist() -> None:
+    async with two_brokers() as (_, admin):
+        for name in (f"{TOPIC}-partition-3", "other-partition-0"):
+            with pytest.raises(TopicNotFound):
+                await admin.topics.stats(name)
+
+
+async def test_an_error_tells_how_far_the_call_came() -> None:
+    async with two_brokers() as (nodes, admin):
+        topic = nodes[0].broker.registry.get(PARTITIONS[0])
+        assert topic is not None
+
+        async def silent(*_: object) -> None:
+            raise OperationTimeout("no answer")
+
+        topic.create_subscription = silent  # type: ignore[method-assign]
+
+        with pytest.raises(OperationTimeout, match="2 of 3 partitions were done"):
+            await admin.subscriptions.create(TOPIC, "s")
+        assert await admin.subscriptions.list(TOPIC) == ("s",)
