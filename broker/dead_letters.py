@@ -9,7 +9,7 @@ from typing import Protocol
 from broker.forwarding.lane import ForwardLane, LaneHost
 from broker.forwarding.lanes import TopicLanes
 from broker.stored_entry import StoredEntry
-from magnetar.dead_letter import DeadLetter
+from magnetar.dead_letter import REDRIVE, DeadLetter
 from magnetar.entry import EntryView
 from magnetar.errors import MagnetarError
 from magnetar.message_id import MessageId
@@ -44,14 +44,15 @@ class DeadLetterLabels:
     attempts: int
     reason: str
     failed_at_ms: int
+    withdrawn: bool = False
 
     def properties(self, view: EntryView, entry: StoredEntry, index: int) -> dict[str, str]:
         """The message's own, and what makes it a dead letter."""
+        producer_name, sequence_id, time_ms, _ = view.origin(index)
         message_id = MessageId(self.partition, entry.ledger_id, entry.entry_id, index)
         told = DeadLetter(
             self.topic, self.subscription, str(message_id), self.attempts, self.reason,
-            self.failed_at_ms, view.header.publish_time_ms, view.header.producer_name,
-            view.sequence_id(index),
+            self.failed_at_ms, time_ms, producer_name, sequence_id,
         )
         return view.properties(index) | told.properties()
 
@@ -68,18 +69,27 @@ class TopicDeadLetters:
         done: Callable[[MagnetarError | None], None],
     ) -> None:
         """See `DeadLetters.give`."""
+        left = mask
+
+        def settled(settled: int) -> None:
+            nonlocal left
+            left &= ~settled
+            if not left:
+                done(None)
+
         if mask:
             topic = TopicName.parse(self._host.name)
             self._lane(subscription).give(entry, mask, DeadLetterLabels(
                 topic.full, topic.partition, subscription, attempts, reason,
                 self._lanes.office.clock.wall_ms(),
-            ), done)
+            ), settled)
 
     def _lane(self, subscription: str) -> ForwardLane:
         """The lane to the present target; what waits in a lane to a former one comes along."""
         target = self._host.lane_hosts()[subscription].dead_letter_target
         known = target in self._lanes.of(subscription)
-        lane = self._lanes.lane(subscription, target, lambda: self._in_trouble(subscription))
+        lane = self._lanes.lane(
+            subscription, target, lambda: self._in_trouble(subscription), REDRIVE)
         if not known:
             for former, other in list(self._lanes.of(subscription).items()):
                 if former != target:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -34,45 +35,52 @@ class Relay:
         """Pass `first`, then all frames both ways, until either side ends.
 
         Raises ConnectionFailed when the owner cannot be reached or is lost."""
+        async with self._channel(owner) as channel:
+            call: Any = channel.stream_stream(f"/{SERVICE}/{method}")()
+            await call.write(first)
+            forth = asyncio.ensure_future(_forth(call, frames))
+            try:
+                while (frame := await call.read()) is not grpc.aio.EOF:
+                    await context.write(frame)
+            finally:
+                forth.cancel()
+                await asyncio.gather(forth, return_exceptions=True)
+                call.cancel()
+
+    async def stream(
+        self, owner: Address, method: str, request: bytes, context: Context
+    ) -> None:
+        """Pass one request on, and all its answers back; raises ConnectionFailed as `run`."""
+        async with self._channel(owner) as channel:
+            begin: Any = channel.unary_stream(f"/{SERVICE}/{method}")
+            call = begin(request)
+            try:
+                while (frame := await call.read()) is not grpc.aio.EOF:
+                    await context.write(frame)
+            finally:
+                call.cancel()
+
+    @asynccontextmanager
+    async def _channel(self, owner: Address) -> AsyncIterator[grpc.aio.Channel]:
         if self.streams >= self._limit:
             raise ConnectionFailed("this broker relays all the streams it may; try another")
         self.streams += 1
         try:
             async with grpc.aio.insecure_channel(str(owner), options=CLIENT_OPTIONS) as channel:
-                call: Any = channel.stream_stream(f"/{SERVICE}/{method}")()
-                await call.write(first)
-                forth = asyncio.ensure_future(_forth(call, frames))
-                try:
-                    while (frame := await call.read()) is not grpc.aio.EOF:
-                        await context.write(frame)
-                finally:
-                    forth.cancel()
-                    await asyncio.gather(forth, return_exceptions=True)
-                    call.cancel()
+                yield channel
         except grpc.aio.AioRpcError as error:
             raise ConnectionFailed(
                 f"the relay to {owner} was lost: {error.details()}; look the topic up again"
             ) from error
         finally:
             self.streams -= 1
-
 
     async def call(self, owner: Address, method: str, request: bytes, timeout_s: float) -> bytes:
         """Pass one request on, and its answer back; raises ConnectionFailed as `run`."""
-        if self.streams >= self._limit:
-            raise ConnectionFailed("this broker relays all the streams it may; try another")
-        self.streams += 1
-        try:
-            async with grpc.aio.insecure_channel(str(owner), options=CLIENT_OPTIONS) as channel:
-                call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
-                reply: bytes = await call(request, timeout=timeout_s)
-                return reply
-        except grpc.aio.AioRpcError as error:
-            raise ConnectionFailed(
-                f"the relay to {owner} was lost: {error.details()}; look the topic up again"
-            ) from error
-        finally:
-            self.streams -= 1
+        async with self._channel(owner) as channel:
+            call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
+            reply: bytes = await call(request, timeout=timeout_s)
+            return reply
 
 
 async def _forth(call: Any, frames: AsyncIterator[bytes]) -> None:

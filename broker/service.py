@@ -17,6 +17,7 @@ from broker.consumer_stream import ConsumerStream
 from broker.conversation import NotServing
 from broker.producer_stream import ProducerStream
 from broker.pull_service import PullService
+from broker.redrive_service import RedriveService
 from broker.relay import SERVICE, Relay
 from broker.stream_codec import consume_request, error_of, produce_request
 from broker.stream_writer import Context
@@ -26,7 +27,7 @@ from magnetar.errors import InvalidFrame, MagnetarError
 from magnetar.wire import broker_pb2 as pb
 
 PROTOCOL_VERSION = 1
-FEATURES = ("relay", "batch-indexes", "filters", "partitions", "watch-topics", "pull")
+FEATURES = ("relay", "batch-indexes", "filters", "partitions", "watch-topics", "pull", "redrive")
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class BrokerService:
         self._cluster_id = cluster_id
         self.relay = Relay(broker.settings.limits.relays)
         self._pulls = PullService(broker, self.relay)
+        self._redrives = RedriveService(broker, self.relay)
         self.streams = 0
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -50,6 +52,7 @@ class BrokerService:
             "Consume": grpc.stream_stream_rpc_method_handler(self._consume),
             "Receive": grpc.unary_unary_rpc_method_handler(self._pulls.receive),
             "Settle": grpc.unary_unary_rpc_method_handler(self._pulls.settle),
+            "Redrive": grpc.unary_stream_rpc_method_handler(self._redrives.redrive),
             "WatchTopics": grpc.unary_stream_rpc_method_handler(self._watch_topics),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)

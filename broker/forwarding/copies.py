@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from broker.stored_entry import StoredEntry
-from magnetar.entry import Columns, EntryView, encode_batch, parse_prefix
+from magnetar.entry import (
+    Columns,
+    EntryView,
+    Provenance,
+    encode_batch,
+    encode_provenance,
+    parse_prefix,
+)
 
 OVERHEAD_BYTES = 64
 Value = TypeVar("Value")
@@ -25,6 +32,8 @@ class Copy:
     tag: str | None
     event_time_ms: int
     properties: dict[str, str]
+    origin: Provenance
+    """Its first producer, who is told to whoever receives the copy."""
 
     @property
     def key(self) -> str | None:
@@ -41,16 +50,21 @@ class Copy:
 class Labels(Protocol):
     """What the copies of an entry's messages say of themselves."""
 
+    @property
+    def withdrawn(self) -> bool:
+        """They need not go any more."""
+
     def properties(self, view: EntryView, entry: StoredEntry, index: int) -> dict[str, str]:
         """All the properties of a copy."""
 
 
 def copy_of(view: EntryView, entry: StoredEntry, index: int, labels: Labels) -> Copy:
     """One message of an entry; raises InvalidFrame, NotSupported for bytes that do not read."""
+    name, sequence_id, time_ms, _ = view.origin(index)
     return Copy(
         view.payload(index), view.checksum(index), view.partition_key(index),
         view.ordering_key(index), view.tag(index), view.event_time_ms(index),
-        labels.properties(view, entry, index),
+        labels.properties(view, entry, index), Provenance(name, sequence_id, time_ms),
     )
 
 
@@ -75,6 +89,7 @@ def encode_copies(
             ordering_keys=_unless_all(None, [copy.ordering_key for copy in copies]),
             tags=_unless_all(None, [copy.tag for copy in copies]),
             properties=_unless_all({}, [copy.properties for copy in copies]),
+            provenance=[encode_provenance(copy.origin) for copy in copies],
             checksums=known if len(known) == len(copies) else None,
         ),
         derived=True,

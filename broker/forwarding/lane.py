@@ -23,7 +23,7 @@ from broker.conversation import MessagePosition
 from broker.cursor import Cursor
 from broker.forwarding.byte_budget import ByteBudget
 from broker.forwarding.copies import Labels, copy_of, encode_copies, opened
-from broker.forwarding.parcel import Given, OnDone, Parcel, Piece, Waiting
+from broker.forwarding.parcel import Given, OnDone, OnSettled, Parcel, Piece, Waiting
 from broker.forwarding.port import Forwarder, Outlet
 from broker.state_records import ForwardPlanned
 from broker.stored_entry import StoredEntry
@@ -116,11 +116,15 @@ class LaneOffice:
 
 
 class ForwardLane:
-    """Its task ends when there is nothing to do. `in_trouble` is called after each failure."""
+    """Its task ends when there is nothing to do. `in_trouble` is called after each failure.
+
+    Before the first message ever goes to the target, the subscription `keep_for` is made there,
+    unless it is empty.
+    """
 
     def __init__(
         self, host: LaneHost, target: str, entries: EntrySource, office: LaneOffice,
-        in_trouble: Callable[[], None] = lambda: None,
+        in_trouble: Callable[[], None] = lambda: None, keep_for: str = "",
     ) -> None:
         limits = office.limits
         self._host = host
@@ -130,6 +134,7 @@ class ForwardLane:
         self._clock = office.clock
         self._limits = limits
         self._in_trouble = in_trouble
+        self._keep_for = keep_for
         self._backoff = Backoff(office.random, limits.retry_first_s, limits.retry_most_s)
         self._aside_backoff = Backoff(office.random, limits.retry_first_s, limits.retry_most_s)
         self._aside_due_s = 0.0
@@ -162,14 +167,17 @@ class ForwardLane:
         """The parcel whose fate is not known."""
         return self._host.forward_plans.get(self.target)
 
-    def give(self, entry: StoredEntry, mask: int, labels: Labels, done: OnDone) -> None:
-        """Send the messages `mask` of an entry, then acknowledge them, then call `done`.
+    def give(
+        self, entry: StoredEntry, mask: int, labels: Labels, on_settled: OnSettled
+    ) -> None:
+        """Send the messages `mask` of an entry, then acknowledge them, then tell `on_settled`.
 
         What cannot be sent is tried for as long as the lane is open."""
         keep = self._kept_bytes + len(entry.body) <= self._limits.kept_bytes
         if keep:
             self._kept_bytes += len(entry.body)
-        self.add([Piece(Given(entry, mask, labels, done, self._host.epoch, keep=keep), mask)])
+        given = Given(entry, mask, labels, on_settled, self._host.epoch, keep=keep)
+        self.add([Piece(given, mask)])
 
     def add(self, pieces: Sequence[Piece]) -> None:
         """What was given to another lane."""
@@ -272,6 +280,8 @@ class ForwardLane:
             fresh = not self._released or self.plan is not None
             self._outlet = await self._office.forwarder.open(
                 self.target, producer_name(self._host.topic_name, self._host.name), fresh=fresh)
+            if self._keep_for and self._outlet.last_sequence_id < 0:
+                await self._office.forwarder.keep(self.target, self._keep_for)
         return self._outlet
 
     async def _look_after(self, plan: ForwardPlanned) -> None:
@@ -373,7 +383,7 @@ class ForwardLane:
     def _unacknowledged(self, piece: Piece) -> int:
         """What of a piece is still to be sent: others may have acknowledged some, or sought."""
         given, cursor = piece.given, self._host.cursor
-        if given.epoch != self._host.epoch:
+        if given.epoch != self._host.epoch or given.labels.withdrawn:
             self._forget(given)
             return 0
         done = piece.mask & cursor.mask(given.first_ordinal, given.count)

@@ -33,15 +33,16 @@ class TopicLanes:
         return self._office
 
     def lane(
-        self, subscription: str, target: str, in_trouble: Callable[[], None] = lambda: None
+        self, subscription: str, target: str, in_trouble: Callable[[], None] = lambda: None,
+        keep_for: str = "",
     ) -> ForwardLane:
-        """The one lane; `in_trouble` counts when it is made now."""
+        """The one lane; the rest counts when it is made now."""
         lanes = self._lanes.setdefault(subscription, {})
         lane = lanes.get(target)
         if lane is None:
             lane = lanes[target] = ForwardLane(
                 self._host.lane_hosts()[subscription], target, self._entries, self._office,
-                in_trouble)
+                in_trouble, keep_for)
             if self._closed:
                 lane.close()
         return lane

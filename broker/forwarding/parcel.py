@@ -13,6 +13,8 @@ from magnetar.entry import parse_header, parse_prefix
 from magnetar.errors import InvalidFrame, MagnetarError
 
 OnDone = Callable[[MagnetarError | None], None]
+OnSettled = Callable[[int], None]
+"""Told which messages of an entry are dealt with, each once."""
 
 
 class Given:
@@ -22,13 +24,13 @@ class Given:
     """
 
     __slots__ = (
-        "body", "count", "done", "entry_id", "epoch", "first_ordinal", "labels", "ledger_id",
-        "left", "size_bytes",
+        "body", "count", "entry_id", "epoch", "first_ordinal", "labels", "ledger_id", "left",
+        "on_settled", "size_bytes",
     )
 
     def __init__(
-        self, entry: StoredEntry, mask: int, labels: Labels, done: OnDone, epoch: int, *,
-        keep: bool,
+        self, entry: StoredEntry, mask: int, labels: Labels, on_settled: OnSettled, epoch: int,
+        *, keep: bool,
     ) -> None:
         self.ledger_id = entry.ledger_id
         self.entry_id = entry.entry_id
@@ -37,16 +39,18 @@ class Given:
         self.body = entry if keep else None
         self.size_bytes = _opened_bytes(entry)
         self.labels = labels
-        self.done = done
+        self.on_settled = on_settled
         self.epoch = epoch
         self.left = mask
 
     def settle(self, mask: int) -> None:
-        """These are dealt with; after the last of them, whoever gave them is told."""
-        was, self.left = self.left, self.left & ~mask
-        if was and not self.left:
+        """These are dealt with."""
+        mask &= self.left
+        self.left &= ~mask
+        if not self.left:
             self.body = None
-            self.done(None)
+        if mask:
+            self.on_settled(mask)
 
 
 @dataclass(frozen=True, slots=True)

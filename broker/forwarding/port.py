@@ -36,14 +36,30 @@ class Outlet(Protocol):
 class Forwarder(Protocol):
     """Publishes to any topic of the cluster. Bounded in outlets; waits where the bound is met."""
 
+    async def partitions(self, topic: str) -> int:
+        """How many partitions the topic has; 0: it is not partitioned."""
+
+    async def keep(self, topic: str, subscription: str) -> None:
+        """See to it that the topic has such a subscription, from the topic's beginning on, so that
+        nothing in it is freed before somebody acknowledges it there."""
+
     async def open(self, topic: str, producer_name: str, *, fresh: bool) -> Outlet:
         """An outlet. A fresh one has taken the name over: whoever had it before can send no more,
         and nothing of his is on its way. One that need not be fresh may be what the caller
-        released before. Raises what opening a producer raises."""
+        released before. Of a partitioned topic it is partition 0, whatever their number. Raises
+        what opening a producer raises."""
 
 
 class NoForwarder:
     """For a broker that is given none."""
+
+    async def partitions(self, topic: str) -> int:
+        """Raises NotSupported."""
+        raise NotSupported(f"this broker cannot ask for {topic}: it was started without a way")
+
+    async def keep(self, topic: str, subscription: str) -> None:
+        """Raises NotSupported."""
+        raise NotSupported(f"this broker cannot keep {topic}: it was started without a way")
 
     async def open(self, topic: str, producer_name: str, *, fresh: bool) -> Outlet:
         """Raises NotSupported."""

@@ -15,10 +15,12 @@ from random import Random
 
 from broker.forwarding.port import Outlet
 from magnetar.client import Client
-from magnetar.errors import AlreadyClosed, MagnetarError
+from magnetar.enums import InitialPosition
+from magnetar.errors import AlreadyClosed, ConsumerBusy, MagnetarError
 from magnetar.partitioned_producer import AnyProducer
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Address
+from magnetar.topic import TopicName
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,25 @@ class SdkForwarder:
         """Producers open now."""
         return self._busy + len(self._resting)
 
+    async def partitions(self, topic: str) -> int:
+        """See `Forwarder.partitions`."""
+        return await self._speaker().partitions_of(topic)
+
+    async def keep(self, topic: str, subscription: str) -> None:
+        """See `Forwarder.keep`."""
+        log = await self._log_of(topic)
+        with suppress(ConsumerBusy):  # somebody uses it, so it is there
+            consumer = await self._speaker().subscribe(
+                log, subscription, initial_position=InitialPosition.Earliest)
+            await consumer.close()
+
+    async def _log_of(self, topic: str) -> str:
+        """Of a partitioned topic one partition, always the same, however many there will be."""
+        name = TopicName.parse(topic)
+        if name.partition < 0 and await self.partitions(topic):
+            return name.with_partition(0).full
+        return topic
+
     async def open(self, topic: str, producer_name: str, *, fresh: bool) -> Outlet:
         """See `Forwarder.open`. Raises AlreadyClosed when the broker stops."""
         rested = self._resting.pop((topic, producer_name), None)
@@ -74,7 +95,8 @@ class SdkForwarder:
         await self._take_room()
         try:
             producer = await self._speaker().create_producer(
-                topic, producer_name, send_timeout_millis=round(self._limits.send_timeout_s * 1000))
+                await self._log_of(topic), producer_name,
+                send_timeout_millis=round(self._limits.send_timeout_s * 1000))
         except BaseException:
             self.left()
             raise

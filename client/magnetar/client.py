@@ -198,6 +198,10 @@ class Client:
             self._admin = Admin(AnyBroker(self._connections))
         return self._admin
 
+    async def partitions_of(self, topic: str) -> int:
+        """How many partitions the topic has; 0: it is not partitioned."""
+        return await self._partitions(self._topic(topic))
+
     async def close(self) -> None:
         """Close all producers, consumers and readers, then the links; twice is fine."""
         if self._closed:

@@ -26,6 +26,10 @@ SEQUENCE_ID: Final = "dead_letter.sequence_id"
 REDRIVEN_COUNT: Final = "redriven.count"
 REDRIVEN_FROM: Final = "redriven.from"
 
+REDRIVE: Final = "redrive"
+"""The subscription that keeps dead letters until they are redriven. It is made with the first
+dead letter, and not again when somebody deletes it."""
+
 MAX_REASON_BYTES: Final = 1024
 DEAD_SUFFIX: Final = "-dead"
 

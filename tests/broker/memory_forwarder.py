@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
-from broker.conversation import Receipt
+from broker.conversation import InitialPosition, OpenConsumer, Receipt
 from broker.producer_session import ProducerSession
 from magnetar.entry import parse_header
 from magnetar.errors import ConnectionFailed, MagnetarError
@@ -27,6 +28,20 @@ class MemoryForwarder:
         self.batches: list[tuple[str, bytes]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+
+    async def partitions(self, topic: str) -> int:
+        for broker in self._brokers():
+            found = await broker.lookup(topic)  # type: ignore[attr-defined]
+            return int(found.partitions)
+        raise ConnectionFailed("no broker is there")
+
+    async def keep(self, topic: str, subscription: str) -> None:
+        for broker in self._brokers():
+            with suppress(MagnetarError):
+                consumer = await broker.open_consumer(  # type: ignore[attr-defined]
+                    OpenConsumer(topic, subscription, initial_position=InitialPosition.EARLIEST),
+                    lambda _deliveries: None, lambda _error: None)
+                consumer.close()
 
     async def open(self, topic: str, producer_name: str, *, fresh: bool) -> MemoryOutlet:
         self.openings += 1

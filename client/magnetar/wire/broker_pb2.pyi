@@ -1101,6 +1101,124 @@ class SettleReply(_message.Message):
 Global___SettleReply: _TypeAlias = SettleReply  # noqa: Y015
 
 @_typing.final
+class RedriveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    MAX_MESSAGES_FIELD_NUMBER: _builtins.int
+    PATIENCE_MS_FIELD_NUMBER: _builtins.int
+    RELAY_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """the dead-letter topic, or one partition of it"""
+    subscription: _builtins.str
+    """its position is kept under this name; empty: "redrive" """
+    to: _builtins.str
+    """empty: each goes to the topic it came from"""
+    filter: _builtins.str
+    """only these, as in OpenConsumer; others stay"""
+    tags: _builtins.str
+    max_messages: _builtins.int
+    """0: all there are at the beginning"""
+    patience_ms: _builtins.int
+    """gives up when nothing moved for so long; 0: 30 s"""
+    relay: _builtins.bool
+    """as in OpenProducer"""
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        subscription: _builtins.str = ...,
+        to: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        tags: _builtins.str = ...,
+        max_messages: _builtins.int = ...,
+        patience_ms: _builtins.int = ...,
+        relay: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "max_messages", b"max_messages", "patience_ms", b"patience_ms", "relay", b"relay", "subscription", b"subscription", "tags", b"tags", "to", b"to", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveRequest: _TypeAlias = RedriveRequest  # noqa: Y015
+
+@_typing.final
+class RedriveReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TargetsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    UNWANTED_FIELD_NUMBER: _builtins.int
+    WITHOUT_TARGET_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    moved: _builtins.int
+    """durable at their targets, acknowledged here"""
+    unwanted: _builtins.int
+    """not wanted by the filter"""
+    without_target: _builtins.int
+    """no dead letters, and no `to`"""
+    refused: _builtins.int
+    """cannot go where they are to go, as `problem` says"""
+    problem: _builtins.str
+    """what the newest attempt failed at; empty: all goes well"""
+    done: _builtins.bool
+    @_builtins.property
+    def error(self) -> Global___Error:
+        """ends the stream; what the last reply before it counts has moved"""
+
+    @_builtins.property
+    def targets(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """messages moved, by topic"""
+
+    def __init__(
+        self,
+        *,
+        error: Global___Error | None = ...,
+        moved: _builtins.int = ...,
+        unwanted: _builtins.int = ...,
+        without_target: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        targets: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "error", b"error", "moved", b"moved", "problem", b"problem", "refused", b"refused", "targets", b"targets", "unwanted", b"unwanted", "without_target", b"without_target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveReply: _TypeAlias = RedriveReply  # noqa: Y015
+
+@_typing.final
 class WatchTopicsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -64,6 +64,11 @@ class BrokerStub:
                 request_serializer=magnetar_dot_wire_dot_broker__pb2.SettleRequest.SerializeToString,
                 response_deserializer=magnetar_dot_wire_dot_broker__pb2.SettleReply.FromString,
                 _registered_method=True)
+        self.Redrive = channel.unary_stream(
+                '/magnetar.v1.Broker/Redrive',
+                request_serializer=magnetar_dot_wire_dot_broker__pb2.RedriveRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_broker__pb2.RedriveReply.FromString,
+                _registered_method=True)
         self.WatchTopics = channel.unary_stream(
                 '/magnetar.v1.Broker/WatchTopics',
                 request_serializer=magnetar_dot_wire_dot_broker__pb2.WatchTopicsRequest.SerializeToString,
@@ -116,6 +121,13 @@ class BrokerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Redrive(self, request, context):
+        """Moves dead letters back to where they came from, and tells how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTopics(self, request, context):
         """The topics of a namespace that match, now and again whenever that changes.
         """
@@ -155,6 +167,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.Settle,
                     request_deserializer=magnetar_dot_wire_dot_broker__pb2.SettleRequest.FromString,
                     response_serializer=magnetar_dot_wire_dot_broker__pb2.SettleReply.SerializeToString,
+            ),
+            'Redrive': grpc.unary_stream_rpc_method_handler(
+                    servicer.Redrive,
+                    request_deserializer=magnetar_dot_wire_dot_broker__pb2.RedriveRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_broker__pb2.RedriveReply.SerializeToString,
             ),
             'WatchTopics': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTopics,
@@ -324,6 +341,33 @@ class Broker:
             '/magnetar.v1.Broker/Settle',
             magnetar_dot_wire_dot_broker__pb2.SettleRequest.SerializeToString,
             magnetar_dot_wire_dot_broker__pb2.SettleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Redrive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/magnetar.v1.Broker/Redrive',
+            magnetar_dot_wire_dot_broker__pb2.RedriveRequest.SerializeToString,
+            magnetar_dot_wire_dot_broker__pb2.RedriveReply.FromString,
             options,
             channel_credentials,
             insecure,

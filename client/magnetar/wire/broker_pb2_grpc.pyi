@@ -43,6 +43,8 @@ class BrokerStub:
     """Pull: at most so many messages, at once or within a wait; each is leased until settled."""
     Settle: _grpc.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleReply]
     """Acknowledges or gives back what Receive handed out."""
+    Redrive: _grpc.UnaryStreamMultiCallable[_broker_pb2.RedriveRequest, _broker_pb2.RedriveReply]
+    """Moves dead letters back to where they came from, and tells how far it is."""
     WatchTopics: _grpc.UnaryStreamMultiCallable[_broker_pb2.WatchTopicsRequest, _broker_pb2.WatchTopicsReply]
     """The topics of a namespace that match, now and again whenever that changes."""
 
@@ -61,6 +63,8 @@ class BrokerAsyncStub(BrokerStub):
     """Pull: at most so many messages, at once or within a wait; each is leased until settled."""
     Settle: _aio.UnaryUnaryMultiCallable[_broker_pb2.SettleRequest, _broker_pb2.SettleReply]  # type: ignore[assignment]
     """Acknowledges or gives back what Receive handed out."""
+    Redrive: _aio.UnaryStreamMultiCallable[_broker_pb2.RedriveRequest, _broker_pb2.RedriveReply]  # type: ignore[assignment]
+    """Moves dead letters back to where they came from, and tells how far it is."""
     WatchTopics: _aio.UnaryStreamMultiCallable[_broker_pb2.WatchTopicsRequest, _broker_pb2.WatchTopicsReply]  # type: ignore[assignment]
     """The topics of a namespace that match, now and again whenever that changes."""
 
@@ -112,6 +116,14 @@ class BrokerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_broker_pb2.SettleReply, _abc.Awaitable[_broker_pb2.SettleReply]]:
         """Acknowledges or gives back what Receive handed out."""
+
+    @_abc_1.abstractmethod
+    def Redrive(
+        self,
+        request: _broker_pb2.RedriveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_broker_pb2.RedriveReply], _abc.AsyncIterator[_broker_pb2.RedriveReply]]:
+        """Moves dead letters back to where they came from, and tells how far it is."""
 
     @_abc_1.abstractmethod
     def WatchTopics(
