@@ -71,6 +71,12 @@ class BrokerMetrics(Collector):
              sum(one.log.pending_bytes for one in topics)),
             ("topic_watchers", "Streams that are told of topics that come and go",
              broker.topic_watches.watchers),
+            ("held_topics", "Topics whose backlog holds their producers back",
+             sum(one.gate.holds for one in topics)),
+            ("evicted_messages", "Messages dropped unconsumed by a quota, since their topics were"
+             " loaded", sum(sum(one.quota.evicted.values()) for one in topics)),
+            ("stored_bytes", "Bytes of the entries kept, one copy of each",
+             sum(one.log.log.size_bytes for one in topics)),
             ("blocked_topics", "Topics whose appends wait for bookies",
              sum(one.log.log.blocked_reason is not None for one in topics)),
             ("sources", "Producer names remembered", sum(len(one.state.sources) for one in topics)),

@@ -59,13 +59,13 @@ class ProducerStream:
             )
             self._writer.put(pb.ProduceReply(opened=opened).SerializeToString())
             async for frame in frames:
+                if session.congested and decode_batches(frame) is not None:
+                    await session.ready()  # whoever wants to close need not wait
                 if not self._take(session, frame):
                     return
                 while len(self._receipts) > MAX_RECEIPTS_WAITING:
                     self._told.clear()
                     await self._told.wait()
-                if session.congested:
-                    await session.ready()
         except MagnetarError as error:
             self._end(error)
             return

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from broker.conversation import MessagePosition
 from broker.topic_log import TopicLog
-from magnetar.errors import MagnetarError, TopicTerminated
+from magnetar.errors import ConnectionFailed, MagnetarError, ResourceInUse, TopicTerminated
 
 Refuse = Callable[[MagnetarError], None]
 """Tells the producer of one batch."""
@@ -30,21 +30,13 @@ class Quota(Protocol):
         """What the producer of a new batch is told; None: it is stored."""
 
 
-class NoQuota:
-    """Whatever the backlog is."""
-
-    holds = False
-
-    def refusal(self) -> MagnetarError | None:
-        """None, always."""
-        return None
-
-
 class PublishGate:
     """Asked once a batch, in constant time."""
 
-    def __init__(self, log: TopicLog, quota: Quota) -> None:
+    def __init__(self, log: TopicLog, quota: Quota, release: Callable[[], None]) -> None:
+        """`release` lets producers go on that were held back."""
         self._log = log
+        self._release = release
         self._quota = quota
         self._terminating: asyncio.Task[MessagePosition | None] | None = None
         self._undecided: list[Refuse] = []
@@ -78,23 +70,31 @@ class PublishGate:
             raise error
 
     async def terminate(
-        self, drained: Callable[[], Coroutine[Any, Any, None]]
+        self, drained: Callable[[], Coroutine[Any, Any, None]], scheduled: Callable[[], int]
     ) -> MessagePosition | None:
         """Take no more messages; answers with the last one, or None if there is none.
 
         What was accepted before is stored first; `drained` waits for that. Once begun it is done,
-        also when nobody waits for it any more. Raises LedgerFenced, after which the topic closes.
+        also when nobody waits for it any more. Raises ResourceInUse while messages wait for
+        their time, which `scheduled` counts, and LedgerFenced, after which the topic closes.
         """
         if self._terminating is None:
-            self._terminating = asyncio.get_running_loop().create_task(self._terminate(drained))
+            self._terminating = asyncio.get_running_loop().create_task(
+                self._terminate(drained, scheduled)
+            )
             self._terminating.add_done_callback(self._decided)
         return await asyncio.shield(self._terminating)
 
     async def _terminate(
-        self, drained: Callable[[], Coroutine[Any, Any, None]]
+        self, drained: Callable[[], Coroutine[Any, Any, None]], scheduled: Callable[[], int]
     ) -> MessagePosition | None:
         if not self.terminated:
             await drained()
+            if waiting := scheduled():
+                raise ResourceInUse(
+                    f"{self._log.log.record.name} has {waiting} messages that wait for their time;"
+                    " cancel them, or terminate it when they are delivered"
+                )
             await self._log.log.roll()
             await self._log.log.terminate()
         return await self._log.last_message()
@@ -102,12 +102,16 @@ class PublishGate:
     def _decided(self, task: asyncio.Task[MessagePosition | None]) -> None:
         self._terminating = None
         undecided, self._undecided = self._undecided, []
-        if task.cancelled() or task.exception() is not None:
-            return  # the topic closes, and with it their sessions: the outcome is unknown
-        error = self._termination()
-        assert error is not None
-        for refuse in undecided:
-            refuse(error)
+        error: MagnetarError | None = None
+        if not task.cancelled():
+            failure = task.exception()
+            error = self._termination()
+            if isinstance(failure, ResourceInUse):
+                error = ConnectionFailed("the topic was about to be terminated; send it again")
+        if error is not None:  # else the topic closes, and with it their sessions
+            for refuse in undecided:
+                refuse(error)
+            self._release()
 
     def _termination(self) -> TopicTerminated | None:
         if not self.terminated:

@@ -190,10 +190,22 @@ class ScheduleSourcesAdvanced:
     sources: tuple[SourceProgress, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class LogLength:
+    """So many bytes the entries of this ledger have, up to this one, which ends before
+    `end_ordinal`: what a recovery of the ledger cannot know."""
+
+    ledger_id: int
+    entry_id: int
+    size_bytes: int
+    first_ordinal: int
+    end_ordinal: int
+
+
 StateRecord = (
     SubscriptionCreated | SubscriptionDeleted | Acknowledged | CursorReset | Redelivered
     | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet | ForwardPlanned
-    | ScheduleProgress | ScheduleSourcesAdvanced | TopicEpoch
+    | ScheduleProgress | ScheduleSourcesAdvanced | TopicEpoch | LogLength
 )
 
 
@@ -211,6 +223,7 @@ class _Kind(IntEnum):
     SCHEDULE_PROGRESS = 24
     SCHEDULE_SOURCES_ADVANCED = 25
     TOPIC_EPOCH = 32
+    LOG_LENGTH = 34
 
 
 class _Writer:
@@ -348,12 +361,24 @@ def encode(record: StateRecord) -> bytes:
                 record.append_time_ms,
             ):
                 out.number(value)
+        case LogLength():
+            out = _write_log_length(record)
         case TopicEpoch():
             out = _Writer(_Kind.TOPIC_EPOCH)
             out.number(record.epoch)
             out.text(record.claimant)
             out.number(int(record.connected))
     return bytes(out.out)
+
+
+def _write_log_length(record: LogLength) -> _Writer:
+    out = _Writer(_Kind.LOG_LENGTH)
+    for value in (
+        record.ledger_id, record.entry_id, record.size_bytes, record.first_ordinal,
+        record.end_ordinal,
+    ):
+        out.number(value)
+    return out
 
 
 def _write_planned(record: ForwardPlanned) -> _Writer:
@@ -461,6 +486,7 @@ _READERS: dict[int, Callable[[_Reader], StateRecord]] = {
     ),
     _Kind.FILTER_SET: lambda data: FilterSet(data.text(), data.text(), data.text()),
     _Kind.TOPIC_EPOCH: _read_topic_epoch,
+    _Kind.LOG_LENGTH: lambda data: LogLength(*(data.number() for _ in range(5))),
 }
 
 

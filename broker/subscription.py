@@ -68,6 +68,9 @@ class SubscriptionHost(Protocol):
 
     async def delete_subscription(self, name: str) -> None: ...
 
+    def acknowledged(self, subscription: Subscription) -> None:
+        """Its position moved, durably."""
+
     def subscription_idle(self, subscription: Subscription) -> None:
         """Its last consumer left."""
 
@@ -415,6 +418,7 @@ class Subscription:
             self._writing = False
             if error is None and epoch == self.epoch:
                 self.durable_floor = max(self.durable_floor, floor)
+                self._host.acknowledged(self)
             for on_done in waiting:
                 on_done(error)
             if error is None and (self._dirty or self._waiting):

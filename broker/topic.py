@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+from broker.backlog_quota import BacklogQuota
 from broker.consumer_session import ConsumerSession
 from broker.conversation import (
     MessagePosition,
@@ -22,7 +23,7 @@ from broker.conversation import (
 from broker.dead_letters import TopicDeadLetters
 from broker.forwarding.lane import LaneOffice
 from broker.forwarding.lanes import TopicLanes
-from broker.publish_gate import NoQuota, PublishGate
+from broker.publish_gate import PublishGate
 from broker.publishing import Publishing, TopicCounters
 from broker.pull_sessions import PullSessions
 from broker.retention import Retention
@@ -74,8 +75,9 @@ class Topic:
         self._counters = counters
         self._on_closed = on_closed
         self.state = TopicState(log, limits, self._restored_subscription, self.fail)
-        self.retention = Retention(log, self.state, policies, clock)
-        self.gate = PublishGate(log, NoQuota())
+        self.retention = Retention(self, log, self.state, clock)
+        self.quota = BacklogQuota(self, log, clock)
+        self.gate = PublishGate(log, self.quota, self.release_producers)
         self.schedule = Schedule(
             self, log, self.state.schedule, limits, clock, counters.schedules
         )
@@ -104,6 +106,7 @@ class Topic:
         self.lanes.resume()
         self.publishing.loaded()
         self.schedule.start()
+        self.quota.loaded()
 
     @property
     def name(self) -> str:
@@ -271,6 +274,7 @@ class Topic:
         if self.state.subscriptions.get(subscription.name) is subscription:
             del self.state.subscriptions[subscription.name]
             self.lanes.forget(subscription.name)
+            self.quota.look_soon()
         subscription.forgotten()
 
     def subscription_idle(self, subscription: Subscription) -> None:
@@ -283,6 +287,18 @@ class Topic:
             if self.state.subscriptions.get(subscription.name) is subscription:
                 del self.state.subscriptions[subscription.name]
                 self.lanes.forget(subscription.name)
+
+    def durable_subscriptions(self) -> Iterator[Subscription]:
+        """Those that hold messages back."""
+        return (one for one in self.state.subscriptions.values() if one.durable)
+
+    def acknowledged(self, subscription: Subscription) -> None:
+        """Its position moved, durably."""
+        self.quota.moved(subscription)
+
+    def release_producers(self) -> None:
+        """The backlog holds them back no more."""
+        self.publishing.release_waiters()
 
     def next_consumer_id(self) -> int:
         """Unique within the topic on this owner."""
@@ -337,9 +353,10 @@ class Topic:
 
     def follow(self, policies: TopicPolicies, log_policy: LogPolicy) -> None:
         """From now on these policies hold; producers see a new size limit when they reconnect."""
-        self.policies = self.retention.policies = policies
+        self.policies = policies
         for subscription in self.subscriptions():
             subscription.backlog_expiry.changed()
+        self.quota.look_soon()
         self.log.log.policy = log_policy
 
     async def maintain(self) -> None:
@@ -351,6 +368,7 @@ class Topic:
         if self.state.checkpoint_is_due:
             self.state.checkpoint(lambda _error: None)
         await self.log.log.tidy()
+        await self.quota.maintain()
         await self.retention.apply()
         await self.schedule.free()
         if self.state.compaction_is_due:
@@ -360,6 +378,7 @@ class Topic:
         for subscription in list(self.state.subscriptions.values()):
             try:
                 await subscription.backlog_expiry.run()
+                await subscription.flushed()  # so that the space can be freed in this round
             except MagnetarError as error:
                 # Another subscription may well be readable where it is.
                 _log.warning("%s, %s: expiring is put off: %s", self._name, subscription.name,
@@ -370,7 +389,9 @@ class Topic:
     async def terminate(self) -> MessagePosition | None:
         """See TopicLifecycle.terminate."""
         self.refuse_if_closing()
-        last = await self.gate.terminate(self.publishing.drained)
+        last = await self.gate.terminate(
+            self.publishing.drained, lambda: self.schedule.core.count
+        )
         self.wake_dispatch()
         return last
 
@@ -431,6 +452,7 @@ class Topic:
 
     def _end_sessions(self, error: MagnetarError) -> None:
         self.closing = self.closed = True
+        self.quota.close()
         self.lanes.close()
         self.pulls.close()
         if self._held_back_end is not None:

@@ -35,7 +35,8 @@ class TopicLifecycle:
 
     async def terminate(self, topic: str) -> MessagePosition | None:
         """Take no more messages, for ever; answers with the last one, None if there is none.
-        Consumers read on to it. Doing it again answers the same."""
+        Consumers read on to it. Doing it again answers the same. Raises ResourceInUse while
+        messages wait in the topic's schedule."""
         return await (await self._existing(topic)).terminate()
 
     async def truncate(self, topic: str) -> int:

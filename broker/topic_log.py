@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from broker.conversation import MessagePosition
+from broker.log_index import LogIndex
 from broker.stored_entry import StoredEntry, parse_stored
 from broker.tail_cache import TailCache
 from ledger.managed_log import LogEntry, ManagedLog
@@ -56,7 +57,9 @@ class TopicLog:
         self.fired = ScheduleMark(-1, -1)
         """How far the schedule is in what is confirmed."""
         self.pending_bytes = 0
-        self._first_ordinals: dict[int, int] = {}
+        self.appended_bytes = 0
+        """Of all that was appended here, stored or not."""
+        self.index = LogIndex(log)
 
     @property
     def last_position(self) -> Position:
@@ -75,6 +78,14 @@ class TopicLog:
             self.fired = max(self.fired, mark)
         self.next_ordinal = self.end_ordinal = max(self.next_ordinal, next_ordinal)
         self.append_time_ms = max(self.append_time_ms, append_time_ms)
+        self.index.end_ordinal = self.end_ordinal
+
+    def learn_lengths(self) -> None:
+        """What was read back tells how long the ledgers are that the last owner left open."""
+        for info in self.log.record.ledgers:
+            known = self.index.told_of(info.ledger_id)
+            if known is not None and self.index.is_whole(info):
+                self.log.learn_bytes(info.ledger_id, known[1])
 
     def append(
         self, batch: Buffer, count: int, on_stored: OnStored, mark: ScheduleMark | None = None
@@ -93,6 +104,7 @@ class TopicLog:
         body = encode_prefix(prefix) + batch
         self.next_ordinal = first + count
         self.pending_bytes += len(body)
+        self.appended_bytes += len(body)
         self.log.last_append_ms = self.append_time_ms
         self._pending.append(
             _Appended(first, count, self.append_time_ms, body, on_stored, mark)
@@ -110,6 +122,9 @@ class TopicLog:
         )
         assert first == self.end_ordinal, "receipts follow the order of the log"
         self.end_ordinal = first + count
+        self.index.stored(
+            result.ledger_id, result.entry_id, first, self.end_ordinal, len(body)
+        )
         if mark is not None:
             self.fired = mark
         self._cache.put(entry)
@@ -181,21 +196,20 @@ class TopicLog:
         found = await self.read(position, 1, 1)
         return found[0].first_ordinal if found else self.end_ordinal
 
-    async def first_ordinal_of(self, ledger_id: int) -> int | None:
+    async def first_ordinal_of(self, ledger_id: LedgerId) -> int | None:
         """The ordinal of a ledger's first message; None while it has none."""
-        known = self._first_ordinals.get(ledger_id)
+        known = self.index.first_ordinal_of(ledger_id)
         if known is None:
             entry = await self._entry(ledger_id, 0)
             if entry is None:
                 return None
-            known = self._first_ordinals[ledger_id] = entry.first_ordinal
+            known = entry.first_ordinal
+            self.index.begins(ledger_id, known)
         return known
 
     def forget_ledgers(self) -> None:
         """Drop what is remembered of ledgers that are trimmed."""
-        present = {info.ledger_id for info in self.log.record.ledgers}
-        for ledger_id in [one for one in self._first_ordinals if one not in present]:
-            del self._first_ordinals[ledger_id]
+        self.index.forget(info.ledger_id for info in self.log.record.ledgers)
 
     async def _before(self, earlier: Callable[[StoredEntry], bool]) -> Position:
         """Before the first entry that is not `earlier`; entries that are come first."""

@@ -15,6 +15,7 @@ from broker.state_records import (
     CursorReset,
     FilterSet,
     ForwardPlanned,
+    LogLength,
     Redelivered,
     ScheduleProgress,
     ScheduleSourcesAdvanced,
@@ -82,11 +83,14 @@ class TopicState:
                         header.producer_name, header.first_sequence_id,
                         header.last_sequence_id, after.ledger_id, after.entry_id,
                     )
-                self._log.resume(
-                    prefix.first_ordinal + header.count, prefix.append_time_ms, prefix.mark
+                end = prefix.first_ordinal + header.count
+                self._log.resume(end, prefix.append_time_ms, prefix.mark)
+                self._log.index.stored(
+                    after.ledger_id, after.entry_id, prefix.first_ordinal, end, len(entry.body)
                 )
                 self._since_entries += 1
                 self._since_bytes += len(entry.body)
+        self._log.learn_lengths()
 
     def _apply(self, record: StateRecord) -> None:
         match record:
@@ -100,6 +104,11 @@ class TopicState:
             case SourcesForgotten():
                 self.sources.forget(record.names)
                 self.schedule.sources.forget(record.names)
+            case LogLength():
+                self._log.index.goes_on(
+                    LedgerId(record.ledger_id), record.entry_id + 1, record.first_ordinal,
+                    record.end_ordinal, record.size_bytes,
+                )
             case TopicEpoch():
                 self.access.restore(record)
             case ScheduleProgress() | ScheduleSourcesAdvanced():
@@ -159,6 +168,9 @@ class TopicState:
             self.write(SourcesAdvanced(part), lambda _error: None)
         for record in self.schedule.changes(self._log.fired):
             self.write(record, lambda _error: None)
+        length = self._log_length()
+        if length is not None:
+            self.write(length, lambda _error: None)
 
         def written(error: MagnetarError | None) -> None:
             if error is None:
@@ -174,6 +186,17 @@ class TopicState:
         return Checkpoint(
             position.ledger_id, position.entry_id, self._log.end_ordinal,
             self._log.append_time_ms,
+        )
+
+    def _log_length(self) -> LogLength | None:
+        position = self._log.last_position
+        known = self._log.index.told_of(position.ledger_id)
+        if known is None:
+            return None
+        first_ordinal, size_bytes = known
+        return LogLength(
+            position.ledger_id, position.entry_id, size_bytes, first_ordinal,
+            self._log.end_ordinal,
         )
 
     def forget_sources(self, now_ms: int) -> None:
@@ -195,6 +218,9 @@ class TopicState:
         records += self.schedule.snapshot(self._log.fired)
         if self.access.epoch:
             records.append(self.access.record)
+        length = self._log_length()
+        if length is not None:
+            records.append(length)
         records.append(self._checkpoint_record())
         return records
 

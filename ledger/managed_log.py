@@ -80,6 +80,7 @@ class ManagedLog:
         self.last_append_ms = 0
         """When whoever appends says it appended last, by the wall clock; 0: it did not say."""
         self._learned_bytes: dict[LedgerId, int] = {}
+        self._first_ordinals: dict[LedgerId, int] = {}
         self.state = StateLog(owned, ledgers, lambda: self._policy.quorums, state_records,
                               self._fence)
         self.schedule = ScheduleLog(owned, ledgers, lambda: self._policy.quorums,
@@ -154,7 +155,7 @@ class ManagedLog:
     @property
     def entries(self) -> int:
         """Confirmed entries that are still kept."""
-        return sum(self._entries_of(info) for info in self.record.ledgers)
+        return sum(self.entries_of(info) for info in self.record.ledgers)
 
     @property
     def size_bytes(self) -> int:
@@ -169,6 +170,10 @@ class ManagedLog:
             return writer.length_bytes
         return info.size_bytes or self._learned_bytes.get(info.ledger_id, 0)
 
+    def note_first_ordinal(self, ledger_id: LedgerId, ordinal: int) -> None:
+        """To be written into the record with the ledger's end."""
+        self._first_ordinals[ledger_id] = ordinal
+
     def learn_bytes(self, ledger_id: LedgerId, size_bytes: int) -> None:
         """How long a closed ledger is whose record does not say; `tidy` writes it down."""
         for info in self.record.ledgers:
@@ -176,14 +181,20 @@ class ManagedLog:
                 self._learned_bytes[ledger_id] = size_bytes
 
     def _with_learned(self, record: TopicRecord) -> TopicRecord:
-        learned = self._learned_bytes
-        return replace(record, ledgers=tuple(
-            replace(info, size_bytes=learned[info.ledger_id])
-            if info.ledger_id in learned and not info.size_bytes else info
-            for info in record.ledgers
-        ))
+        return replace(record, ledgers=tuple(map(self._learned, record.ledgers)))
 
-    def _entries_of(self, info: LedgerInfo) -> int:
+    def _learned(self, info: LedgerInfo) -> LedgerInfo:
+        """With what is known and not yet written; what is open is written when it ends."""
+        if info.entries == UNKNOWN_ENTRIES:
+            return info
+        size_bytes = info.size_bytes or self._learned_bytes.get(info.ledger_id, 0)
+        ordinal = info.first_ordinal or self._first_ordinals.get(info.ledger_id, 0)
+        if (size_bytes, ordinal) == (info.size_bytes, info.first_ordinal):
+            return info
+        return replace(info, size_bytes=size_bytes, first_ordinal=ordinal)
+
+    def entries_of(self, info: LedgerInfo) -> int:
+        """Confirmed entries of a ledger."""
         if info.entries != UNKNOWN_ENTRIES:
             return info.entries
         last = self.last_confirmed
@@ -228,9 +239,9 @@ class ManagedLog:
         count = 0
         for info in self.record.ledgers:
             if info.ledger_id < position.ledger_id:
-                count += self._entries_of(info)
+                count += self.entries_of(info)
             elif info.ledger_id == position.ledger_id:
-                count += min(max(position.entry_id, 0), self._entries_of(info))
+                count += min(max(position.entry_id, 0), self.entries_of(info))
         return count
 
     # -- writing -------------------------------------------------------------------------------
@@ -300,13 +311,14 @@ class ManagedLog:
         for ledger_id in gone:
             self._readers.pop(ledger_id, None)
             self._learned_bytes.pop(ledger_id, None)
+            self._first_ordinals.pop(ledger_id, None)
         await delete_doomed(self._owned, self._ledgers)
         return len(gone)
 
     async def tidy(self) -> None:
-        """Write down sizes that were learned, and delete what earlier could not be deleted.
+        """Write down what was learned of ledgers, and delete what earlier could not be deleted.
         Raises LedgerFenced."""
-        if self._learned_bytes:
+        if self._with_learned(self.record) != self.record:
             await self.update_record(self._with_learned)
         await delete_doomed(self._owned, self._ledgers)
 
@@ -352,7 +364,7 @@ class ManagedLog:
         sizes = {one.ledger_id: (one.entries, one.size_bytes) for one in ended}
 
         def changed(record: TopicRecord) -> TopicRecord:
-            record = _with_ended(record, sizes, now_ms, last_append_ms)
+            record = self._with_learned(_with_ended(record, sizes, now_ms, last_append_ms))
             return record if opened is None else _with_opened(record, opened)
 
         await self._owned.update(changed)

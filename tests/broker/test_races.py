@@ -23,7 +23,7 @@ from magnetar.errors import (
     NotOwner,
     ProducerFenced,
 )
-from metadata.topics import TopicRecord
+from metadata.topics import LedgerInfo, TopicRecord
 from tenants.policies import TopicPolicies
 from tests.broker.world import (
     TOPIC,
@@ -199,14 +199,14 @@ async def test_a_seek_back_keeps_what_was_about_to_be_deleted(
         topic = await node.topic()
         topic.state.checkpoint(lambda _error: None)
         await settle()
-        find = topic.retention._keep_from
+        find = topic.retention.deletable
 
-        async def seek_meanwhile(consumed: int) -> Position | None:
+        async def seek_meanwhile(consumed: int) -> list[LedgerInfo]:
             found = await find(consumed)
             await consumer.session.seek(initial_position=EARLIEST)
             return found
 
-        monkeypatch.setattr(topic.retention, "_keep_from", seek_meanwhile)
+        monkeypatch.setattr(topic.retention, "deletable", seek_meanwhile)
         await topic.retention.apply()
 
         assert await consumer.receive(12) == [b"%d" % n for n in [*range(6), *range(6)]]

@@ -13,6 +13,7 @@ from broker.state_records import (
     CursorReset,
     FilterSet,
     ForwardPlanned,
+    LogLength,
     PlannedPart,
     Redelivered,
     RedeliveryCount,
@@ -59,6 +60,7 @@ RECORDS: dict[str, StateRecord] = {
     "schedule_sources_advanced": ScheduleSourcesAdvanced((
         SourceProgress("p", False, 0, 41, 0, (StoredBatch(40, 41, 7, 0),)),
     )),
+    "log_length": LogLength(7, 300, 1 << 33, 5, 1 << 40),
     "topic_epoch": TopicEpoch(300, "führung", True),
 }
 

@@ -118,6 +118,7 @@ async def test_what_was_accepted_before_a_termination_is_stored_and_the_rest_ref
         publisher.session.publish(publisher.batch(b"after"))
         assert publisher.session.congested
         assert len(publisher.receipts) == 1
+        ready = asyncio.ensure_future(publisher.session.ready())
         for bookie in made.ground.bookies.bookies.values():
             bookie.release()
         ended_at = await terminating
@@ -128,6 +129,22 @@ async def test_what_was_accepted_before_a_termination_is_stored_and_the_rest_ref
         assert (before.ledger_id, before.entry_id) == (ended_at.ledger_id, ended_at.entry_id)
         assert isinstance(after.error, TopicTerminated)
         assert not publisher.session.congested
+        await asyncio.wait_for(ready, 5)
+
+
+async def test_a_topic_with_scheduled_messages_is_not_terminated() -> None:
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node, "p")
+        publisher.session.publish(publisher.batch(b"later", deliver_at_ms=[1 << 50]))
+        await until(lambda: len(publisher.receipts) == 1)
+        topic = await node.topic()
+
+        with pytest.raises(ResourceInUse, match="1 messages"):
+            await node.broker.lifecycle.terminate(TOPIC)
+
+        assert not topic.gate.terminated
+        await publisher.publish(b"goes on")
 
 
 async def test_a_batch_sent_again_after_a_termination_gets_the_receipt_it_had() -> None:

@@ -253,9 +253,8 @@ CATALOG: tuple[Mutant, ...] = (
         "ordinal_starts_over",
         "ordinals go on from the checkpoint, not from the last entry",
         ("broker/topic_state.py",
-         "                    prefix.first_ordinal + header.count, prefix.append_time_ms, "
-         "prefix.mark\n",
-         "                    0, prefix.append_time_ms, prefix.mark\n"),
+         "self._log.resume(end, prefix.append_time_ms, prefix.mark)",
+         "self._log.resume(0, prefix.append_time_ms, prefix.mark)"),
     ),
     _mutant(
         "pending_added_out_of_order",
