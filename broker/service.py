@@ -6,7 +6,8 @@ Whatever a client sends wrong ends its own stream with a typed error and touches
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -30,6 +31,25 @@ PROTOCOL_VERSION = 1
 FEATURES = ("relay", "batch-indexes", "filters", "partitions", "watch-topics", "pull", "redrive")
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """What one kind of stream has of its own."""
+
+    method: str
+    party: str
+    request: Callable[[bytes], Any]
+    stream: Callable[[Broker, Context], Any]
+    reply: Callable[..., Any]
+
+
+_PRODUCE = _Conversation(
+    "Produce", "producer", produce_request, ProducerStream, pb.ProduceReply
+)
+_CONSUME = _Conversation(
+    "Consume", "consumer", consume_request, ConsumerStream, pb.ConsumeReply
+)
 
 
 class BrokerService:
@@ -84,50 +104,34 @@ class BrokerService:
         ).SerializeToString()
 
     async def _produce(self, frames: AsyncIterator[bytes], context: Context) -> None:
-        self.streams += 1
-        try:
-            first = await anext(frames, b"")
-            request = produce_request(first)
-            if not request.HasField("open"):
-                raise InvalidFrame("the first frame of a stream opens the producer")
-            owner = None
-            if request.open.relay:
-                owner = await self._broker.owner_address(request.open.topic)
-                request.open.relay = False
-            if owner is not None:
-                await self.relay.run(
-                    owner, "Produce", request.SerializeToString(), frames, context
-                )
-            else:
-                await ProducerStream(self._broker, context).run(request.open, frames)
-        except Exception as error:
-            if not isinstance(error, MagnetarError):
-                _log.exception("a produce stream failed")
-            await context.write(pb.ProduceReply(error=error_of(error)).SerializeToString())
-        finally:
-            self.streams -= 1
+        await self._converse(_PRODUCE, frames, context)
 
     async def _consume(self, frames: AsyncIterator[bytes], context: Context) -> None:
+        await self._converse(_CONSUME, frames, context)
+
+    async def _converse(
+        self, kind: _Conversation, frames: AsyncIterator[bytes], context: Context
+    ) -> None:
+        """A stream that its first frame opens, here or, relayed, at the topic's owner."""
         self.streams += 1
         try:
-            first = await anext(frames, b"")
-            request = consume_request(first)
+            request = kind.request(await anext(frames, b""))
             if not request.HasField("open"):
-                raise InvalidFrame("the first frame of a stream opens the consumer")
-            owner = None
-            if request.open.relay:
-                owner = await self._broker.owner_address(request.open.topic)
-                request.open.relay = False
+                raise InvalidFrame(f"the first frame of a stream opens the {kind.party}")
+            opening, owner = request.open, None
+            if opening.relay:
+                owner = await self._broker.owner_address(opening.topic)
+                opening.relay = False
             if owner is not None:
                 await self.relay.run(
-                    owner, "Consume", request.SerializeToString(), frames, context
+                    owner, kind.method, request.SerializeToString(), frames, context
                 )
             else:
-                await ConsumerStream(self._broker, context).run(request.open, frames)
+                await kind.stream(self._broker, context).run(opening, frames)
         except Exception as error:
             if not isinstance(error, MagnetarError):
-                _log.exception("a consume stream failed")
-            await context.write(pb.ConsumeReply(error=error_of(error)).SerializeToString())
+                _log.exception("the stream of a %s failed", kind.party)
+            await context.write(kind.reply(error=error_of(error)).SerializeToString())
         finally:
             self.streams -= 1
 
