@@ -21,6 +21,8 @@ from broker.state_records import SourceProgress, StoredBatch
 from ledger.position import Position
 from magnetar.errors import InvalidArgument, ProducerFenced, SequenceOverlap
 
+CERTAIN_BATCHES = 1_024
+"""With fewer batches read back from the state ledger than this, none was ever left out."""
 AUTOMATIC_PREFIX = "~"
 """Names given by brokers begin so; names that do are not to be chosen."""
 
@@ -40,8 +42,8 @@ class Source:
     """What is known of one producer name."""
 
     __slots__ = (
-        "automatic", "changed", "confirmed", "epoch", "idle_since_ms", "in_flight", "last_pushed",
-        "last_stored", "name",
+        "automatic", "changed", "confirmed", "epoch", "forgetful", "idle_since_ms", "in_flight",
+        "last_pushed", "last_stored", "name",
     )
 
     def __init__(self, name: str, automatic: bool) -> None:
@@ -54,17 +56,24 @@ class Source:
         self.confirmed: deque[StoredBatch] = deque()
         self.changed: list[StoredBatch] = []
         self.idle_since_ms = 0
+        self.forgetful = False
+        """There were batches before the first of `confirmed`, no longer remembered."""
 
-    def check(self, first: int, last: int) -> BatchInFlight | StoredBatch | None:
+    def check(
+        self, first: int, last: int, ids: Iterable[int] | None = None
+    ) -> BatchInFlight | StoredBatch | None:
         """None for a new batch, else where an equal or covering one stands.
 
-        A batch stored so long ago that its id is forgotten comes back with entry id -1. Raises
-        SequenceOverlap when only a part of it is stored.
+        A batch stored so long ago that its id is forgotten comes back with entry id -1. `ids` are
+        the batch's own where they do not follow each other. Raises SequenceOverlap when only its
+        first part is stored, InvalidArgument when later batches are stored and this is not: it
+        was refused, and is not to be taken for one that was stored.
         """
         pushed = self.last_pushed
         if first > pushed:
             return None
         if last > pushed:
+            self._expect_all(range(first, pushed + 1) if ids is None else ids)
             raise SequenceOverlap(pushed)
         for flying in self.in_flight:
             if flying.first <= first and last <= flying.last:
@@ -72,11 +81,32 @@ class Source:
         for stored in reversed(self.confirmed):
             if stored.first_sequence_id <= first and last <= stored.last_sequence_id:
                 return stored
+        self._expect_all(range(first, last + 1) if ids is None else ids)
         if self.in_flight and last >= self.in_flight[0].first:
             # Cut differently than the first time and partly in flight: it counts as stored only
             # once its last part is, so that a lost owner cannot make the receipt a lie.
             return next(flying for flying in self.in_flight if last <= flying.last)
         return StoredBatch(first, last, 0, -1)
+
+    def _expect_all(self, ids: Iterable[int]) -> None:
+        """Raise unless all of these up to the last one pushed stand in some batch."""
+        ranges = sorted([
+            *((one.first_sequence_id, one.last_sequence_id) for one in self.confirmed),
+            *((one.first, one.last) for one in self.in_flight),
+        ])
+        at = 0
+        for number in ids:
+            if number > self.last_pushed or not ranges:
+                return
+            if number < ranges[0][0] and self.forgetful:
+                continue
+            while at < len(ranges) and ranges[at][1] < number:
+                at += 1
+            if at == len(ranges) or number < ranges[at][0]:
+                raise InvalidArgument(
+                    f"sequence id {number} of {self.name!r} is not stored, while later ones are: it"
+                    " was refused when it came first; send it under a new one"
+                )
 
     def push(self, first: int, last: int) -> BatchInFlight:
         """A new batch goes to the log."""
@@ -93,6 +123,7 @@ class Source:
         self.last_stored = last
         if len(self.confirmed) > keep:
             self.confirmed.popleft()
+            self.forgetful = True
         if len(self.changed) > keep:
             del self.changed[0]
 
@@ -189,6 +220,8 @@ class Deduplication:
                     batch.first_sequence_id, batch.last_sequence_id, batch.ledger_id,
                     batch.entry_id, self._keep,
                 )
+        if len(source.confirmed) >= min(self._keep, CERTAIN_BATCHES):
+            source.forgetful = True
         source.last_stored = max(source.last_stored, progress.last_sequence_id)
         source.last_pushed = source.last_stored
         source.changed.clear()

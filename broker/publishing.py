@@ -260,15 +260,18 @@ class Publishing:
         if header.delayed:
             self._publish_later(session, receipt, batch, header)
             return
-        first, last = header.first_sequence_id, header.last_sequence_id
-        if self._host.policies.deduplication and settle_if_known(
-            session, receipt, source, first, last
-        ):
-            self._counters.duplicate_batches += 1
+        try:
+            if self._host.policies.deduplication and settle_if_known(
+                session, receipt, source, batch, header
+            ):
+                self._counters.duplicate_batches += 1
+                return
+        except InvalidArgument as error:
+            self._refuse(session, receipt, error)
             return
         if self._host.gate.refuses(partial(self._refuse, session, receipt)):
             return
-        flying = source.push(first, last)
+        flying = source.push(header.first_sequence_id, header.last_sequence_id)
 
         def stored(result: StoredEntry | MagnetarError) -> None:
             self._batch_stored(session, receipt, flying, result)

@@ -5,15 +5,25 @@ from __future__ import annotations
 from broker.conversation import Receipt
 from broker.deduplication import BatchInFlight, Source
 from broker.producer_session import ProducerSession
+from magnetar.entry import EntryHeader, EntryView
 from magnetar.errors import SequenceOverlap
+from magnetar.runtime.network import Buffer
 
 
 def settle_if_known(
-    session: ProducerSession, receipt: Receipt, source: Source, first: int, last: int
+    session: ProducerSession, receipt: Receipt, source: Source, batch: Buffer, header: EntryHeader
 ) -> bool:
-    """True when the batch was seen before, and its receipt is taken care of."""
+    """True when the batch was seen before, and its receipt is taken care of. Raises
+    InvalidArgument when it was refused then, while later ones were stored."""
+    first, last = header.first_sequence_id, header.last_sequence_id
+    if first > source.last_pushed:
+        return False
+    ids = None
+    if last - first + 1 != header.count:
+        view = EntryView(batch, verify=False)
+        ids = [view.sequence_id(index) for index in range(view.count)]
     try:
-        known = source.check(first, last)
+        known = source.check(first, last, ids)
     except SequenceOverlap as error:
         session.barred = True
         overlap = error

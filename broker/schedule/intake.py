@@ -62,12 +62,11 @@ class Intake:
         times_ms = delivery_times(batch)
         receipt.scheduled = True
         source = self._lane.sources.lane(session.source)
-        first, last = header.first_sequence_id, header.last_sequence_id
-        if deduplicated and settle_if_known(session, receipt, source, first, last):
+        if deduplicated and settle_if_known(session, receipt, source, batch, header):
             return Verdict.KNOWN
         if refuses():
             return Verdict.REFUSED
-        flying = source.push(first, last)
+        flying = source.push(header.first_sequence_id, header.last_sequence_id)
 
         def stored(place: Position) -> None:
             self._stored(session, receipt, source, flying, place)

@@ -25,6 +25,7 @@ class Options:
     event_time_ms: int | None = None
     deliver_at_ms: int | None = None
     tag: str | None = None
+    time_to_live_ms: int | None = None
     size_bytes: int = 0
     """Of all the texts, encoded."""
 
@@ -139,6 +140,7 @@ class Batch:
             deliver_at_ms=column("deliver_at_ms", 0),
             partition_keys=column("partition_key", None),
             ordering_keys=column("ordering_key", None),
+            expires_after_ms=column("time_to_live_ms", 0),
             tags=column("tag", None),
             properties=column("properties", None),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -120,14 +121,18 @@ class Producer:
         deliver_at: int | None = None,
         deliver_after: timedelta | float | None = None,
         tag: str | None = None,
+        time_to_live: timedelta | float | None = None,
     ) -> Ticket:
         """Queue one message and return at once; await the ticket to know that it is durable.
 
         Consumers may ask for messages by `tag` and by `properties`.
-        `event_timestamp` and `deliver_at` are in milliseconds since the epoch, `deliver_after`
-        is a timedelta or seconds; a message with either is kept by the topic's schedule until
-        then, and its ticket gives a ScheduledId. Raises ProducerQueueFull (then `await ready()`),
-        MessageTooLarge, InvalidArgument, AlreadyClosed, or the error that ended this producer.
+        `event_timestamp` and `deliver_at` are in milliseconds since the epoch, `deliver_after` and
+        `time_to_live` are a timedelta or seconds. A message to be delivered later is kept by the
+        topic's schedule until then, and its ticket gives a ScheduledId; one that waited for its
+        `time_to_live`, from when the topic has it, goes to no consumer any more.
+
+        Raises ProducerQueueFull (then `await ready()`), MessageTooLarge, InvalidArgument,
+        AlreadyClosed, or the error that ended this producer.
         """
         if self._end is not None:
             raise self._end
@@ -137,11 +142,11 @@ class Producer:
         if (
             properties or partition_key is not None or ordering_key is not None
             or event_timestamp is not None or deliver_at is not None or deliver_after is not None
-            or tag is not None
+            or tag is not None or time_to_live is not None
         ):
             options = self._options(
                 properties, partition_key, ordering_key, event_timestamp, deliver_at,
-                deliver_after, tag)
+                deliver_after, tag, time_to_live)
         batch = self._core.add(content, options, sequence_id)
         if self._waker is not None:
             self._wake()
@@ -156,17 +161,18 @@ class Producer:
 
     async def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
-        tag: str | None = None,
+        tag: str | None = None, time_to_live: timedelta | float | None = None,
     ) -> Tickets:
         """Queue messages, waiting for room where needed; await the answer for their ids.
 
-        `properties` and `tag` are given to each of them.
+        `properties`, `tag` and `time_to_live` are given to each of them.
         """
         if set(map(type, contents)) - {bytes}:
             contents = [as_bytes(content) for content in contents]
         parts: list[tuple[Batch, int, int]] = []
-        if properties or tag is not None:
-            options = self._options(properties, None, None, None, None, None, tag)
+        if properties or tag is not None or time_to_live is not None:
+            options = self._options(
+                properties, None, None, None, None, None, tag, time_to_live)
             for content in contents:
                 batch = await self._add_waiting(content, options)
                 parts.append((batch, len(batch.payloads) - 1, 1))
@@ -224,12 +230,25 @@ class Producer:
             raise error
 
     async def close(self) -> None:
-        """Flush, tell the broker, and end; raises what `flush` raises. Closing twice is fine."""
+        """Flush, tell the broker, and end; raises what `flush` raises. Closing twice is fine.
+
+        Messages without a send timeout get the client's operation timeout; then they fail with
+        OperationTimeout, which this raises too.
+        """
         if self._task is None or self._end is not None:
             await self._stop(AlreadyClosed("the producer is closed"))
             return
+        limit_s = self._connections.settings.operation_timeout_s
         try:
-            await self.flush()
+            try:
+                async with asyncio.timeout(None if self._core.send_timeout_s else limit_s):
+                    await self.flush()
+            except TimeoutError:
+                error = OperationTimeout(
+                    f"closed with messages that were not acknowledged within {limit_s:g} s; they"
+                    " may or may not be stored")
+                self._tell(self._core.fail_all(error))
+                raise error from self._busy
             if self._end is None and self._stream is not None:
                 await self._say_goodbye()
         finally:
@@ -438,14 +457,12 @@ class Producer:
         self, properties: Mapping[str, str] | None, partition_key: str | None,
         ordering_key: str | None, event_timestamp: int | None, deliver_at: int | None,
         deliver_after: timedelta | float | None, tag: str | None,
+        time_to_live: timedelta | float | None,
     ) -> Options:
         if deliver_after is not None:
             if deliver_at is not None:
                 raise InvalidArgument("give deliver_at or deliver_after, not both")
-            seconds = (
-                deliver_after.total_seconds() if isinstance(deliver_after, timedelta)
-                else deliver_after)
-            deliver_at = self._connections.clock.wall_ms() + round(seconds * 1000)
+            deliver_at = self._connections.clock.wall_ms() + _milliseconds(deliver_after)
         for time_ms in (event_timestamp, deliver_at):
             if time_ms is not None and not 0 <= time_ms < 2**63:
                 raise InvalidArgument(f"{time_ms} is no time in milliseconds since the epoch")
@@ -458,7 +475,8 @@ class Producer:
         for key, value in (copied or {}).items():
             size_bytes += _text_bytes(key) + _text_bytes(value) + 8
         return Options(
-            copied, partition_key, ordering_key, event_timestamp, deliver_at, tag, size_bytes)
+            copied, partition_key, ordering_key, event_timestamp, deliver_at, tag,
+            None if time_to_live is None else _time_to_live_ms(time_to_live), size_bytes)
 
 
 _ACCESS_MODES = {
@@ -467,6 +485,20 @@ _ACCESS_MODES = {
     ProducerAccessMode.WaitForExclusive: pb.PRODUCER_WAIT_FOR_EXCLUSIVE,
     ProducerAccessMode.ExclusiveWithFencing: pb.PRODUCER_EXCLUSIVE_WITH_FENCING,
 }
+
+
+def _milliseconds(span: timedelta | float) -> int:
+    seconds = span.total_seconds() if isinstance(span, timedelta) else span
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise InvalidArgument(f"{span!r} is no span of time: give a timedelta or seconds")
+    return round(seconds * 1000)
+
+
+def _time_to_live_ms(span: timedelta | float) -> int:
+    found = _milliseconds(span)
+    if not 0 < found < 2**63:
+        raise InvalidArgument(f"a time_to_live of {span!r} is not at least a millisecond")
+    return found
 
 
 def is_tag(text: object) -> bool:

@@ -27,12 +27,16 @@ from magnetar.errors import (
     MessageTooLarge,
     NotOwner,
     OperationTimeout,
+    ProducerFenced,
     ProducerQueueFull,
     SequenceOverlap,
+    TopicTerminated,
 )
 from magnetar.runtime.clock import Clock
 
 MAX_SEQUENCE_ID = 2**63 - 1
+LINK_ERRORS = (ConnectionFailed, NotOwner, OperationTimeout)
+"""Told in a receipt: the outcome of this batch and of all behind it is unknown."""
 ROOM_SHARE = 0.5
 """After a refusal there is room again once no more than this share of the queue is taken."""
 
@@ -72,7 +76,7 @@ class ProducerCore:
         self.limits = limits or ProducerLimits()
         self._codec = codec
         self._initial_sequence_id = initial_sequence_id
-        self._send_timeout_s = send_timeout_s
+        self.send_timeout_s = send_timeout_s
         self._open: Batch | None = None
         self._queue: deque[Batch] = deque()
         self._in_flight: deque[Batch] = deque()
@@ -288,7 +292,8 @@ class ProducerCore:
         """The settled batch; None for a receipt told twice.
 
         Raises InvalidFrame for one that is not the oldest's, and the error itself when the
-        outcome is unknown or the batch was cut: then the link must be replaced.
+        outcome is unknown or the batch was cut: then the link must be replaced; or when it holds
+        for every batch to come: then the producer is at its end.
         """
         if not self._in_flight:
             self._check_told_before(first_sequence_id)
@@ -307,7 +312,7 @@ class ProducerCore:
             if batch.skip_stored(error.last_sequence_id):
                 raise error
             return self._settle(batch, (0, -1))
-        if isinstance(error, ConnectionFailed | NotOwner | OperationTimeout):
+        if isinstance(error, (*LINK_ERRORS, TopicTerminated, ProducerFenced)):
             raise error
         return self._settle(batch, error)
 
@@ -316,9 +321,9 @@ class ProducerCore:
     def seconds_to_expiry(self) -> float | None:
         """Until the oldest message has waited for `send_timeout_s`; None: nothing can expire."""
         oldest = self._oldest()
-        if oldest is None or self._send_timeout_s <= 0:
+        if oldest is None or self.send_timeout_s <= 0:
             return None
-        return oldest.created_s + self._send_timeout_s - self._clock.monotonic_s()
+        return oldest.created_s + self.send_timeout_s - self._clock.monotonic_s()
 
     def expire(self, reason: MagnetarError | None = None) -> list[Batch]:
         """Fail everything when the oldest waited too long, since order forbids to skip it;
@@ -331,7 +336,7 @@ class ProducerCore:
             return []
         why = f" ({reason})" if reason is not None else ""
         return self.fail_all(OperationTimeout(
-            f"not acknowledged within {self._send_timeout_s:g} s; it may or may not be stored{why}"
+            f"not acknowledged within {self.send_timeout_s:g} s; it may or may not be stored{why}"
         ))
 
     def fail_all(self, error: MagnetarError) -> list[Batch]:
@@ -393,6 +398,10 @@ class ProducerCore:
         if isinstance(outcome, tuple):
             self.acknowledged_messages += batch.count
             self.last_sequence_id = max(self.last_sequence_id, batch.last_sequence_id)
+        elif self._oldest() is None:
+            # Certainly not stored, and nothing came after it: its numbers are free again.
+            self._next_sequence_id = batch.waiting_sequence_id
+            self._last_added = self._next_sequence_id - 1
         return batch
 
     def _check_told_before(self, first_sequence_id: int) -> None:

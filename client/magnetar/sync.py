@@ -100,13 +100,13 @@ class Producer:
         partition_key: str | None = None, ordering_key: str | None = None,
         sequence_id: int | None = None, event_timestamp: int | None = None,
         deliver_at: int | None = None, deliver_after: timedelta | float | None = None,
-        tag: str | None = None,
+        tag: str | None = None, time_to_live: timedelta | float | None = None,
     ) -> MessageId | ScheduledId:
         """Publish and wait until the message is durable; see the asynchronous `send`."""
         async def work() -> MessageId | ScheduledId:
             return await (await self._queued(
                 content, properties, partition_key, ordering_key, sequence_id, event_timestamp,
-                deliver_at, deliver_after, tag))
+                deliver_at, deliver_after, tag, time_to_live))
 
         return _THREAD.run(work())
 
@@ -117,6 +117,7 @@ class Producer:
         ordering_key: str | None = None, sequence_id: int | None = None,
         event_timestamp: int | None = None, deliver_at: int | None = None,
         deliver_after: timedelta | float | None = None, tag: str | None = None,
+        time_to_live: timedelta | float | None = None,
     ) -> None:
         """Queue one message; `callback(error, message_id)` runs in the SDK's thread."""
         async def finish(ticket: Ticket) -> None:
@@ -130,7 +131,7 @@ class Producer:
         async def work() -> None:
             ticket = await self._queued(
                 content, properties, partition_key, ordering_key, sequence_id, event_timestamp,
-                deliver_at, deliver_after, tag)
+                deliver_at, deliver_after, tag, time_to_live)
             task = asyncio.get_running_loop().create_task(finish(ticket))
             _CALLBACKS.add(task)
             task.add_done_callback(_CALLBACKS.discard)
@@ -139,10 +140,10 @@ class Producer:
 
     def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
-        tag: str | None = None,
+        tag: str | None = None, time_to_live: timedelta | float | None = None,
     ) -> None:
         """Queue messages, waiting for room only; `flush` tells whether they are durable."""
-        _THREAD.run(self._producer.send_many(contents, properties, tag))
+        _THREAD.run(self._producer.send_many(contents, properties, tag, time_to_live))
 
     def flush(self) -> None:
         """Wait until everything sent is durable; raises the first error among it."""

@@ -6,7 +6,7 @@ import pytest
 
 from broker.deduplication import Deduplication
 from broker.state_records import StoredBatch
-from magnetar.errors import SequenceOverlap
+from magnetar.errors import InvalidArgument, SequenceOverlap
 
 
 def stored_up_to(sources: Deduplication, name: str, last: int) -> None:
@@ -28,6 +28,37 @@ def test_known_batches_come_back_with_their_ids() -> None:
     assert source.check(5, 7) is flying  # cut differently: stored once its last part is
     with pytest.raises(SequenceOverlap):
         source.check(9, 10)
+
+
+def test_what_was_refused_is_not_taken_for_stored() -> None:
+    sources = Deduplication(remembered_batches=10, automatic_sources=10)
+    source = sources.open("p", 0)
+    for first, last in ((2, 3), (6, 9)):
+        sources.stored(source, source.push(first, last), 1, first)
+    source.push(12, 20)  # in flight
+
+    for first, last in ((0, 1), (4, 5), (1, 2), (3, 6), (5, 12), (10, 11), (11, 12), (11, 25)):
+        with pytest.raises(InvalidArgument, match="is not stored, while later ones are"):
+            source.check(first, last)
+    assert source.check(7, 8) == StoredBatch(6, 9, 1, 6)
+    assert source.check(2, 9, [2, 3, 6, 9]) == StoredBatch(2, 9, 0, -1)
+    with pytest.raises(InvalidArgument):
+        source.check(2, 9, [2, 4, 9])
+    with pytest.raises(SequenceOverlap):
+        source.check(12, 25)
+
+
+def test_what_is_forgotten_counts_as_stored_at_every_owner() -> None:
+    sources = Deduplication(remembered_batches=3, automatic_sources=10)
+    stored_up_to(sources, "p", 9)
+    successor = Deduplication(remembered_batches=3, automatic_sources=10)
+    for progress in sources.snapshot():
+        successor.restore(progress)
+
+    for one in (sources, successor):
+        source = one.open("p", 1)
+        assert source.check(0, 0) == StoredBatch(0, 0, 0, -1)
+        assert source.check(5, 8) == StoredBatch(5, 8, 0, -1)
 
 
 def test_changes_and_snapshots_make_the_same_map() -> None:

@@ -106,6 +106,29 @@ async def test_a_log_emptied_by_trimming_forgets_neither_ordinal_nor_source() ->
         assert (await stored(third))[0][0] == 3
 
 
+async def test_a_refused_batch_sent_again_is_not_called_stored() -> None:
+    async with world() as made:
+        node = await made.broker("b1", TopicPolicies(max_message_size_bytes=1_024))
+        publisher = await Publisher.open(node, "p")
+        await publisher.publish(b"0")
+        publisher.session.publish(publisher.batch(bytes(2_000)))
+        publisher.session.publish(publisher.batch(b"2"))
+        await until(lambda: len(publisher.receipts) == 3)
+        assert isinstance(publisher.receipts[1].error, MessageTooLarge)
+        epoch = publisher.session.producer_epoch
+        await made.kill(node)
+        successor = await made.broker("b2")
+
+        again = await Publisher.open(successor, "p", epoch)
+        again.session.publish(again.batch(bytes(2_000), first=1))
+        again.session.publish(again.batch(b"2", first=2))
+        await until(lambda: len(again.receipts) == 2)
+
+        assert isinstance(again.receipts[0].error, InvalidArgument)
+        assert again.receipts[1].entry_id == 1
+        assert [one[2] for one in await stored(successor)] == [[b"0"], [b"2"]]
+
+
 async def test_a_resend_gets_the_id_it_got_first() -> None:
     async with world() as made:
         node = await made.broker("b1")

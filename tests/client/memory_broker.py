@@ -204,7 +204,8 @@ class MemoryCluster:
         self.unreachable_told: list[str] = []
         self.relay_only = False
         self.receipts: deque[str] = deque()
-        """What to do with the next batches: ok, lose, refuse, twice, skip, unavailable."""
+        """What to do with the next batches: ok, lose, refuse, twice, skip, unavailable, or the
+        name of an error code that the batch is refused with."""
         self.lose_acknowledge_replies = 0
         self.lose_goodbyes = False
         self.acknowledge_requests = 0
@@ -326,6 +327,12 @@ class MemoryBroker:
         what = receipts.popleft() if receipts else "ok"
         if what == "refuse":
             raise LinkDropped
+        if what.isupper():
+            header = check(batch)
+            receipt = pb.Receipt(first_sequence_id=header.first_sequence_id, count=header.count)
+            receipt.error.CopyFrom(pb.Error(code=pb.ErrorCode.Value(what), message="no"))
+            reply.receipts.append(receipt)
+            return
         receipt = topic.publish(batch)
         if what == "lose":
             raise LinkDropped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -11,12 +12,15 @@ from magnetar.entry import EntryView
 from magnetar.enums import CompressionType
 from magnetar.errors import (
     AlreadyClosed,
+    BacklogQuotaExceeded,
     ConnectionFailed,
     InvalidArgument,
     MessageTooLarge,
     NotSupported,
     OperationTimeout,
+    ProducerFenced,
     ProducerQueueFull,
+    TopicTerminated,
 )
 from magnetar.message_id import MessageId
 from tests.client.memory_broker import MemoryCluster
@@ -63,6 +67,24 @@ async def test_options_are_stored_with_the_message(
     assert [view.partition_key(index) for index in range(3)] == [None, "pk", None]
     assert (view.ordering_key(1), view.event_time_ms(1), view.event_time_ms(0)) == ("ok", 99, 0)
     assert [view.sequence_id(index) for index in range(3)] == [0, 1, 40]
+
+
+async def test_a_time_to_live_is_stored_with_the_message(
+    client: Client, cluster: MemoryCluster
+) -> None:
+    async with await client.create_producer("t") as producer:
+        producer.send(b"for ever")
+        producer.send(b"a while", time_to_live=1.5)
+        producer.send(b"a day", time_to_live=timedelta(days=1))
+        await producer.flush()
+        await (await producer.send_many([b"x", b"y"], time_to_live=0.001))
+        for none in (0, -1, float("nan"), timedelta(0), 0.0001):
+            with pytest.raises(InvalidArgument):
+                producer.send(b"", time_to_live=none)
+
+    stored, many = map(EntryView, cluster.topic("t").entries)
+    assert [stored.expires_after_ms(index) for index in range(3)] == [0, 1_500, 86_400_000]
+    assert [many.expires_after_ms(index) for index in range(2)] == [1, 1]
 
 
 @pytest.mark.parametrize("fault", ["lose", "refuse", "twice", "skip", "unavailable"])
@@ -199,6 +221,64 @@ async def test_a_refused_message_fails_alone(client: Client, cluster: MemoryClus
     with pytest.raises(NotSupported):
         await refused
     assert (await stored).entry_id == 0
+
+
+async def test_a_message_above_the_quota_fails_alone_and_may_be_sent_again(
+    client: Client, cluster: MemoryCluster
+) -> None:
+    cluster.receipts.extend(["ok", "BACKLOG_QUOTA_EXCEEDED", "ok", "BACKLOG_QUOTA_EXCEEDED"])
+    producer = await client.create_producer("t", batching_enabled=False)
+    tickets = [producer.send(b"%d" % number) for number in range(4)]
+
+    for number in (1, 3):
+        with pytest.raises(BacklogQuotaExceeded):
+            await tickets[number]
+    with pytest.raises(BacklogQuotaExceeded):
+        await producer.flush()
+    await producer.send(b"1")
+    await producer.send(b"3", sequence_id=9)
+
+    assert cluster.topic("t").payloads() == [b"0", b"2", b"1", b"3"]
+    # The number of what was refused last is free again, that of what others came after is not.
+    assert [EntryView(entry).sequence_id(0) for entry in cluster.topic("t").entries] == [
+        0, 2, 3, 9]
+
+
+@pytest.mark.parametrize(("code", "kind"), [
+    ("TOPIC_TERMINATED", TopicTerminated), ("PRODUCER_FENCED", ProducerFenced),
+])
+async def test_a_refusal_for_ever_ends_the_producer(
+    client: Client, cluster: MemoryCluster, code: str, kind: type[Exception]
+) -> None:
+    cluster.receipts.extend(["ok", code])
+    producer = await client.create_producer("t", batching_enabled=False)
+    tickets = [producer.send(b"%d" % number) for number in range(3)]
+
+    await tickets[0]
+    for ticket in tickets[1:]:
+        with pytest.raises(kind):
+            await ticket
+    with pytest.raises(kind):
+        producer.send(b"after")
+    assert cluster.brokers[0].streams_opened == 1
+
+
+async def test_closing_without_a_send_timeout_does_not_wait_for_ever(
+    cluster: MemoryCluster
+) -> None:
+    cluster.hold_receipts = asyncio.Event()
+    async with Client(cluster.url, operation_timeout_seconds=0.2) as client:
+        producer = await client.create_producer("t", send_timeout_millis=0)
+        ticket = producer.send(b"x")
+
+        with pytest.raises(OperationTimeout, match=r"within 0\.2 s; they may or may not"):
+            await producer.close()
+
+        with pytest.raises(OperationTimeout):
+            await ticket
+        with pytest.raises(AlreadyClosed):
+            producer.send(b"y")
+    cluster.hold_receipts.set()
 
 
 async def test_flush_tells_of_an_error_nobody_saw(client: Client) -> None:

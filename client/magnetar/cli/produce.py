@@ -79,6 +79,9 @@ def produce(
         list[str] | None,
         typer.Option("-p", "--property", metavar="KEY=VALUE", help="Of every message."),
     ] = None,
+    ttl_ms: Annotated[
+        int, typer.Option(min=0, help="Who has not consumed it by then never gets it; 0 is none.")
+    ] = 0,
     access_mode: Annotated[
         AccessMode, typer.Option(help="Who else may publish; what is not shared may wait or fail.")
     ] = AccessMode.SHARED,
@@ -106,7 +109,7 @@ def produce(
     ):
         try:
             for chunk in _chunks(_contents(message or [], file or [])):
-                producer.send_many(chunk, pairs, tag or None)
+                producer.send_many(chunk, pairs, tag or None, ttl_ms / 1000 or None)
             producer.flush()
         finally:
             acknowledged = producer.acknowledged_messages
