@@ -144,7 +144,9 @@ class Publishing:
         ProducerFenced, ProducerBusy, TopicTerminated, InvalidArgument.
         """
         self._host.refuse_if_closing()
-        self._host.gate.check_open()
+        begins = not epoch  # who comes back may have batches stored, of which it is to hear
+        if begins:
+            self._host.gate.check_open()
         new_name = not name
         if new_name:
             self._names_given += 1
@@ -158,7 +160,8 @@ class Publishing:
             admission = await self.door.enter(name, access)
             try:
                 self._host.refuse_if_closing()
-                self._host.gate.check_open()
+                if begins:
+                    self._host.gate.check_open()
                 source = self._state.sources.open(name, epoch, new_name=new_name)
                 session = ProducerSession(
                     self, source, admission, reply, ended,

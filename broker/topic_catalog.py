@@ -36,6 +36,7 @@ from metadata.partitioned_topics import (
 from metadata.store import Cancel, MetadataStore
 from metadata.topic_generations import TopicGenerations
 from metadata.topics import TopicRecord, TopicRepository
+from tenants.global_order import check_partitions_keep_order
 from tenants.policies import TopicPolicies
 from tenants.resolver import PolicyResolver
 
@@ -78,7 +79,8 @@ class TopicCatalog:
                 f"{name.full} does not exist, and its namespace creates none by use"
             )
         with contextlib.suppress(AlreadyExists):
-            await self._create(name, policies.auto_create_partitions, {})
+            partitions = 0 if policies.global_order else policies.auto_create_partitions
+            await self._create(name, partitions, {})
         return await self._existing(name)
 
     async def partitions_of(self, name: TopicName) -> int:
@@ -99,7 +101,7 @@ class TopicCatalog:
             )
         if partitions:
             check_partitions(partitions)
-        await self._resolver.resolve(name)
+        check_partitions_keep_order(name, await self._resolver.resolve(name), partitions)
         try:
             await self._create(name, partitions, properties or {})
         except AlreadyExists:
@@ -112,6 +114,7 @@ class TopicCatalog:
         record = await self._existing(name)
         if isinstance(record, TopicRecord):
             raise InvalidArgument(f"{name.full} is not partitioned, so it cannot get partitions")
+        check_partitions_keep_order(name, await self._resolver.resolve(name), partitions)
         try:
             await self._partitioned.grow(name.full, partitions)
         except NotFound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -17,6 +18,7 @@ from magnetar.errors import (
     ResourceNotFound,
 )
 from magnetar.topic import TopicName, check_name
+from metadata.partitioned_topics import PartitionedTopicRecord, PartitionedTopicRepository
 from metadata.store import MetadataStore
 from metadata.tenants import (
     NamespaceRecord,
@@ -28,6 +30,7 @@ from metadata.tenants import (
 )
 from metadata.topics import TopicRepository
 from tenants.errors import NamespaceNotFound
+from tenants.global_order import check_partitions_keep_order
 from tenants.policies import Level, TopicPolicies, checked_from_store, checked_to_store
 
 MAX_SHOWN: Final = 3
@@ -48,6 +51,7 @@ class TenantAdministration:
         self._namespaces = NamespaceRepository(store)
         self._policies = PolicyRepository(store)
         self._topics = TopicRepository(store)
+        self._partitioned = PartitionedTopicRepository(store)
         self._defaults = defaults if defaults is not None else TopicPolicies()
 
     # --- tenants
@@ -194,21 +198,31 @@ class TenantAdministration:
         await _until_unopposed(attempt)
 
     async def change_topic_policies(self, topic: TopicName, changes: Mapping[str, object]) -> None:
-        """For all its partitions. Raises NamespaceNotFound; the topic need not exist yet."""
+        """For all its partitions. Raises NamespaceNotFound, and InvalidArgument for `global_order`
+        of a topic that has several; the topic need not exist yet."""
         name = topic.base.full
 
         async def attempt() -> None:
             namespace, _ = await self._namespace_record(topic.tenant, topic.namespace)
             record, version = await self._topic_record(name)
             stored = _changed(record.policies, changes, Level.TOPIC)
-            self._defaults.overlay({
+            policies = self._defaults.overlay({
                 **await self._cluster(),
                 **checked_from_store(namespace.policies, Level.NAMESPACE),
                 **checked_from_store(stored, Level.TOPIC),
             })
+            if changes.get("global_order"):
+                check_partitions_keep_order(topic.base, policies, await self._partitions(name))
             await self._policies.put_topic(name, replace(record, policies=stored), version)
 
         await _until_unopposed(attempt)
+
+    async def _partitions(self, topic: str) -> int:
+        with contextlib.suppress(NotFound):
+            record, _ = await self._partitioned.read(topic)
+            if isinstance(record, PartitionedTopicRecord):
+                return record.partitions
+        return 0
 
     async def _cluster(self) -> dict[str, Any]:
         record, _ = await self._cluster_record()

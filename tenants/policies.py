@@ -194,6 +194,10 @@ class TopicPolicies:
         " above which nothing new is delivered; -1 without limit.",
         minimum=UNLIMITED, maximum=INT64_MAX,
     )
+    global_order: bool = _setting(
+        False, "Whether the topic keeps one order of all its messages: it is then not partitioned,"
+        " whatever `auto_create_partitions` says, and can get no partitions.",
+    )
     deduplication: bool = _setting(
         True, "Whether a batch sent again is recognised and stored once.",
     )

@@ -157,6 +157,7 @@ class PartitionedProducer:
         deliver_at: int | None = None,
         deliver_after: timedelta | float | None = None,
         tag: str | None = None,
+        time_to_live: timedelta | float | None = None,
     ) -> Ticket:
         """Queue one message and return at once; see `Producer.send`.
 
@@ -185,7 +186,7 @@ class PartitionedProducer:
         before = producer.pending_bytes
         ticket = producer.send(
             content, properties, partition_key, ordering_key, sequence_id, event_timestamp,
-            deliver_at, deliver_after, tag)
+            deliver_at, deliver_after, tag, time_to_live)
         size_bytes = producer.pending_bytes - before
         self._room_bytes -= size_bytes
         if turns is not None:
@@ -230,7 +231,7 @@ class PartitionedProducer:
 
     async def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
-        tag: str | None = None,
+        tag: str | None = None, time_to_live: timedelta | float | None = None,
     ) -> Tickets:
         """Queue messages, waiting for room where needed; await the answer for their ids.
 
@@ -242,7 +243,8 @@ class PartitionedProducer:
             contents = [as_bytes(content) for content in contents]
         if self._router is not None:
             return PartitionedTickets([
-                await self._send_waiting(content, properties, tag) for content in contents
+                await self._send_waiting(content, properties, tag, time_to_live)
+                for content in contents
             ])
         ends = list(accumulate([len(content) + OVERHEAD_BYTES for content in contents]))
         run_messages = 0
@@ -259,8 +261,8 @@ class PartitionedProducer:
             await self._make_room(ends[stop - 1] - before)
             if self._turns is not None:
                 self._turns.sent_many(stop - at)
-            pieces.append(
-                await self._producers[number].send_many(contents[at:stop], properties, tag))
+            pieces.append(await self._producers[number].send_many(
+                contents[at:stop], properties, tag, time_to_live))
             at, before = stop, ends[stop - 1]
         return PartitionedTickets(pieces)
 
@@ -384,11 +386,12 @@ class PartitionedProducer:
                     future.set_result(None)
 
     async def _send_waiting(
-        self, content: bytes, properties: Mapping[str, str] | None, tag: str | None
+        self, content: bytes, properties: Mapping[str, str] | None, tag: str | None,
+        time_to_live: timedelta | float | None,
     ) -> Ticket:
         while True:
             try:
-                return self.send(content, properties, tag=tag)
+                return self.send(content, properties, tag=tag, time_to_live=time_to_live)
             except ProducerQueueFull:
                 await self.ready()
 

@@ -159,6 +159,22 @@ async def test_a_batch_sent_again_after_a_termination_gets_the_receipt_it_had() 
         assert (again.ledger_id, again.entry_id) == (first.ledger_id, first.entry_id)
 
 
+async def test_who_comes_back_to_a_terminated_topic_hears_what_is_stored() -> None:
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node, "p")
+        first = await publisher.publish(b"1")
+        epoch = publisher.session.producer_epoch
+        publisher.session.close()
+        await node.broker.lifecycle.terminate(TOPIC)
+
+        again = await Publisher.open(node, "p", epoch)
+
+        receipt = await again.publish(b"1", first=first.first_sequence_id)
+        assert (receipt.ledger_id, receipt.entry_id) == (first.ledger_id, first.entry_id)
+        assert isinstance(await refused(again), TopicTerminated)
+
+
 # --- truncate
 
 
