@@ -47,6 +47,16 @@ class TopicOperations(Protocol):
     async def stats(self, topic: str) -> TopicStats:
         """As its owner sees it now."""
 
+    async def terminate(self, topic: str) -> tuple[MessageId, ...]:
+        """Take no more messages, for ever; the last message of each partition that has one."""
+
+    async def truncate(self, topic: str) -> int:
+        """Delete all messages there are now; how many."""
+
+    async def delete(self, topic: str, force: bool = False) -> None:
+        """With its messages and policies. Raises ResourceInUse while it has subscriptions or
+        connected producers or readers, unless `force`."""
+
 
 class SubscriptionOperations(Protocol):
     """Subscriptions of a topic; one that is not there raises SubscriptionNotFound."""
@@ -65,6 +75,15 @@ class SubscriptionOperations(Protocol):
 
     async def seek(self, topic: str, subscription: str, where: Where) -> None:
         """Go on from there; connected consumers stay."""
+
+    async def skip(self, topic: str, subscription: str, messages: int) -> int:
+        """Acknowledge the next so many of each partition without consuming them; how many."""
+
+    async def clear_backlog(self, topic: str, subscription: str) -> int:
+        """Acknowledge everything there is now without consuming it; how many."""
+
+    async def expire(self, topic: str, subscription: str, older_than_ms: int) -> int:
+        """Acknowledge without consuming what was stored longer ago; how many."""
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from magnetar.topic import TopicName, check_name
 from metadata.brokers import BrokerDirectory
 from metadata.partitioned_topics import PartitionedTopicRecord
 from metadata.store import MetadataStore
-from metadata.tenants import NamespaceRepository
+from metadata.tenants import NamespaceRepository, PolicyRepository
 from metadata.topics import TopicRecord
 from tenants.errors import NamespaceNotFound
 
@@ -31,6 +32,7 @@ class AdministeredCatalog:
         self, store: MetadataStore, catalog: TopicCatalog, brokers: BrokerDirectory
     ) -> None:
         self._namespaces = NamespaceRepository(store)
+        self._policies = PolicyRepository(store)
         self._catalog = catalog
         self._brokers = brokers
 
@@ -54,6 +56,16 @@ class AdministeredCatalog:
         """See `TopicOperations.grow`."""
         await self._catalog.grow_topic(_persistent(topic), partitions)
         return await self.get(topic)
+
+    async def close_partitions(self, name: TopicName) -> None:
+        """Begin the deletion of a partitioned topic: no partition comes into being any more."""
+        await self._catalog.close_partitions(name)
+
+    async def forget(self, name: TopicName) -> None:
+        """End it: its partitions are gone, now its policies and its record go."""
+        with contextlib.suppress(NotFound):
+            await self._policies.delete_topic(name.full)
+        await self._catalog.forget_topic(name)
 
     async def get(self, topic: str) -> TopicInfo:
         """See `TopicOperations.get`."""

@@ -6,6 +6,7 @@ from broker.administration.limits import PEEK_MESSAGES_MAX
 from broker.administration.places import id_of, place_of, position_of
 from broker.administration.stats import subscription_stats, topic_stats
 from broker.administration.stored_messages import message_at, peek, refuse_foreign
+from broker.backlog import clear_backlog, expire_messages, skip_messages
 from broker.broker import Broker
 from broker.conversation import MessagePosition, OpenConsumer
 from broker.subscription import Subscription
@@ -45,6 +46,17 @@ class LocalTopics:
         return await topic_stats(
             found, self._broker.settings.broker_id, self._clock.monotonic_s()
         )
+
+
+    async def terminate(self, topic: str) -> tuple[MessageId, ...]:
+        last = await self._broker.lifecycle.terminate(topic)
+        return () if last is None else (id_of(last, TopicName.parse(topic)),)
+
+    async def truncate(self, topic: str) -> int:
+        return await self._broker.lifecycle.truncate(topic)
+
+    async def delete(self, topic: str, force: bool = False) -> None:
+        await self._broker.lifecycle.delete(topic, force=force)
 
 
 class LocalSubscriptions:
@@ -97,6 +109,18 @@ class LocalSubscriptions:
         if place.position is not None:
             refuse_foreign(owner, place.position)
         await found.seek(place.position, place.initial, place.time_ms)
+
+    async def skip(self, topic: str, subscription: str, messages: int) -> int:
+        owner, found = await self._find(topic, subscription)
+        return await skip_messages(owner.log, found, messages)
+
+    async def clear_backlog(self, topic: str, subscription: str) -> int:
+        owner, found = await self._find(topic, subscription)
+        return await clear_backlog(owner.log, found)
+
+    async def expire(self, topic: str, subscription: str, older_than_ms: int) -> int:
+        owner, found = await self._find(topic, subscription)
+        return await expire_messages(owner.log, found, older_than_ms)
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1

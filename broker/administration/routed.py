@@ -16,7 +16,7 @@ from magnetar.admin.topic_values import (
     Where,
 )
 from magnetar.enums import InitialPosition
-from magnetar.errors import InvalidArgument
+from magnetar.errors import InvalidArgument, ResourceInUse
 from magnetar.message_id import MessageId
 from magnetar.topic import TopicName
 
@@ -60,6 +60,49 @@ class RoutedTopics:
         base = TopicName.parse(topic).full
         return found[0] if found[0].topic == base else sum_of_topics(base, found)
 
+    async def terminate(self, topic: str) -> tuple[MessageId, ...]:
+        found = await self._routing.everywhere(
+            topic, lambda owner, name: owner.topics.terminate(name)
+        )
+        return tuple(message_id for ids in found for message_id in ids)
+
+    async def truncate(self, topic: str) -> int:
+        return sum(await self._routing.where_used(
+            topic, lambda owner, name: owner.topics.truncate(name), lambda _: 0
+        ))
+
+    async def delete(self, topic: str, force: bool = False) -> None:
+        name = TopicName.parse(topic)
+        if name.partition >= 0:
+            raise InvalidArgument(
+                f"{name.full} is a partition, and goes with {name.base.full}; truncate it, if only"
+                " its messages are to go"
+            )
+        if not await self._catalog.partitions_of(name):
+            await self._routing.at_owner(name, lambda owner, full: owner.topics.delete(full, force))
+            return
+        if not force:
+            _refuse_if_used(await self.stats(topic))
+        # From here on no partition comes into being, and the deletion is to be finished.
+        await self._catalog.close_partitions(name)
+        await self._routing.where_used(
+            topic, lambda owner, full: owner.topics.delete(full, True), lambda _: None
+        )
+        await self._catalog.forget(name)
+
+
+def _refuse_if_used(stats: TopicStats) -> None:
+    if stats.producers:
+        raise ResourceInUse(
+            f"{stats.topic} has {len(stats.producers)} connected producers, such as"
+            f" {stats.producers[0].name!r}; close them, or delete by force"
+        )
+    if stats.subscriptions:
+        raise ResourceInUse(
+            f"{stats.topic} has {len(stats.subscriptions)} subscriptions, such as"
+            f" {stats.subscriptions[0].name!r}; delete them, or delete the topic by force"
+        )
+
 
 class RoutedSubscriptions:
     """See `SubscriptionOperations`. A subscription of a partitioned topic need not be on all its
@@ -98,6 +141,22 @@ class RoutedSubscriptions:
         await self._routing.where_subscribed(
             topic, lambda owner, name: owner.subscriptions.seek(name, subscription, where)
         )
+
+    async def skip(self, topic: str, subscription: str, messages: int) -> int:
+        return sum(await self._routing.where_subscribed(
+            topic, lambda owner, name: owner.subscriptions.skip(name, subscription, messages)
+        ))
+
+    async def clear_backlog(self, topic: str, subscription: str) -> int:
+        return sum(await self._routing.where_subscribed(
+            topic, lambda owner, name: owner.subscriptions.clear_backlog(name, subscription)
+        ))
+
+    async def expire(self, topic: str, subscription: str, older_than_ms: int) -> int:
+        return sum(await self._routing.where_subscribed(
+            topic,
+            lambda owner, name: owner.subscriptions.expire(name, subscription, older_than_ms),
+        ))
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1

@@ -21,6 +21,7 @@ from magnetar.errors import (
     SubscriptionNotFound,
     TopicNotFound,
 )
+from magnetar.message_id import MessageId
 from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
 from tenants.topic_administration import MessageOperations, SubscriptionOperations
@@ -32,6 +33,12 @@ class OwnerTopicOperations(Protocol):
     """The part of `TopicOperations` that a topic's owner does."""
 
     async def stats(self, topic: str) -> TopicStats: ...
+
+    async def terminate(self, topic: str) -> tuple[MessageId, ...]: ...
+
+    async def truncate(self, topic: str) -> int: ...
+
+    async def delete(self, topic: str, force: bool = False) -> None: ...
 
 
 class OwnerAdministration(Protocol):

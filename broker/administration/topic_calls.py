@@ -33,6 +33,9 @@ class TopicCalls:
             "ListTopics": (pb.ListTopicsRequest, pb.ListTopicsReply, self._list_topics),
             "GetTopic": (pb.TopicRequest, pb.TopicInfoReply, self._get_topic),
             "TopicStats": (pb.TopicRequest, pb.TopicStatsReply, self._topic_stats),
+            "TerminateTopic": (pb.TopicRequest, pb.MessageIdsReply, self._terminate_topic),
+            "TruncateTopic": (pb.TopicRequest, pb.CountReply, self._truncate_topic),
+            "DeleteTopic": (pb.DeleteTopicRequest, pb.DoneReply, self._delete_topic),
             "CreateSubscription": (
                 pb.CreateSubscriptionRequest, pb.DoneReply, self._create_subscription),
             "ListSubscriptions": (pb.TopicRequest, pb.NamesReply, self._list_subscriptions),
@@ -42,6 +45,9 @@ class TopicCalls:
                 pb.DeleteSubscriptionRequest, pb.DoneReply, self._delete_subscription),
             "SeekSubscription": (
                 pb.SeekSubscriptionRequest, pb.DoneReply, self._seek_subscription),
+            "SkipMessages": (pb.SkipMessagesRequest, pb.CountReply, self._skip_messages),
+            "ClearBacklog": (pb.SubscriptionRequest, pb.CountReply, self._clear_backlog),
+            "ExpireMessages": (pb.ExpireMessagesRequest, pb.CountReply, self._expire_messages),
             "PeekMessages": (pb.PeekMessagesRequest, pb.PeekMessagesReply, self._peek_messages),
             "GetMessage": (pb.GetMessageRequest, pb.GetMessageReply, self._get_message),
             "LastMessageIds": (pb.TopicRequest, pb.MessageIdsReply, self._last_message_ids),
@@ -75,6 +81,18 @@ class TopicCalls:
     async def _topic_stats(self, request: pb.TopicRequest, reply: pb.TopicStatsReply) -> None:
         fill(reply.stats, await self._for(request).topics.stats(request.topic))
 
+    async def _terminate_topic(
+        self, request: pb.TopicRequest, reply: pb.MessageIdsReply
+    ) -> None:
+        for message_id in await self._for(request).topics.terminate(request.topic):
+            reply.message_ids.append(id_message(message_id))
+
+    async def _truncate_topic(self, request: pb.TopicRequest, reply: pb.CountReply) -> None:
+        reply.count = await self._for(request).topics.truncate(request.topic)
+
+    async def _delete_topic(self, request: pb.DeleteTopicRequest, _: pb.DoneReply) -> None:
+        await self._for(request).topics.delete(request.topic, request.force)
+
     # --- subscriptions
 
     async def _create_subscription(
@@ -107,6 +125,27 @@ class TopicCalls:
             raise InvalidArgument("a seek says where to")
         await self._for(request).subscriptions.seek(
             request.topic, request.subscription, where_of(request.where)
+        )
+
+    async def _skip_messages(
+        self, request: pb.SkipMessagesRequest, reply: pb.CountReply
+    ) -> None:
+        reply.count = await self._for(request).subscriptions.skip(
+            request.topic, request.subscription, request.messages
+        )
+
+    async def _clear_backlog(
+        self, request: pb.SubscriptionRequest, reply: pb.CountReply
+    ) -> None:
+        reply.count = await self._for(request).subscriptions.clear_backlog(
+            request.topic, request.subscription
+        )
+
+    async def _expire_messages(
+        self, request: pb.ExpireMessagesRequest, reply: pb.CountReply
+    ) -> None:
+        reply.count = await self._for(request).subscriptions.expire(
+            request.topic, request.subscription, request.older_than_ms
         )
 
     async def _peek_messages(

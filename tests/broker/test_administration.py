@@ -335,3 +335,40 @@ async def test_a_call_gives_up_when_no_owner_is_found(monkeypatch: pytest.Monkey
         with pytest.raises(ConnectionFailed, match=r"no owner .* refused"):
             await admin.topics.stats(TOPIC)
         assert other.probe.asked
+
+
+async def test_a_backlog_is_given_up_in_parts() -> None:
+    async with one_broker() as (node, admin):
+        publisher = await Publisher.open(node, "p")
+        await admin.subscriptions.create(TOPIC, "s", EARLIEST)
+        await publisher.publish(b"0", b"1", b"2")
+        node.clock.wall_offset_ms += 60_000
+        await publisher.publish(b"3", b"4")
+
+        assert await admin.subscriptions.skip(TOPIC, "s", 1) == 1
+        assert await admin.subscriptions.expire(TOPIC, "s", 30_000) == 2
+        assert (await admin.subscriptions.peek(TOPIC, "s"))[0].data == b"3"
+        assert await admin.subscriptions.clear_backlog(TOPIC, "s") == 2
+        assert await admin.subscriptions.skip(TOPIC, "s", 9) == 0
+        with pytest.raises(InvalidArgument):
+            await admin.subscriptions.skip(TOPIC, "s", 0)
+
+
+async def test_a_topic_is_terminated_truncated_and_deleted_at_its_owner() -> None:
+    async with world() as made, owner_and_other(made) as (owner, _, admin, between):
+        publisher = await Publisher.open(owner, "q")
+        await publisher.publish(b"0", b"1")
+        await admin.subscriptions.create(TOPIC, "s")
+
+        last = await admin.topics.terminate(TOPIC)
+        assert last == await admin.messages.last_ids(TOPIC)
+        assert last[0].batch_index == 1 and (await admin.topics.get(TOPIC)).terminated
+        assert await admin.topics.truncate(TOPIC) == 2
+        with pytest.raises(ResourceInUse, match="producers"):
+            await admin.topics.delete(TOPIC)
+        await admin.topics.delete(TOPIC, force=True)
+
+        assert isinstance(publisher.ended[0], TopicNotFound)
+        with pytest.raises(TopicNotFound):
+            await admin.topics.get(TOPIC)
+        assert between.passed_on == 6

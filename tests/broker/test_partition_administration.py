@@ -13,10 +13,16 @@ from magnetar.enums import InitialPosition
 from magnetar.errors import (
     InvalidArgument,
     OperationTimeout,
+    ResourceInUse,
     SubscriptionNotFound,
     TopicNotFound,
+    TopicTerminated,
 )
 from magnetar.message_id import MessageId
+from magnetar.topic import TopicName
+from metadata.topics import TopicRepository
+from tenants.administration import TenantAdministration
+from tenants.policy_view import PolicyView
 from tests.broker.administered import Directly
 from tests.broker.world import TOPIC, Node, Publisher, world
 
@@ -141,3 +147,59 @@ async def test_an_error_tells_how_far_the_call_came() -> None:
         with pytest.raises(OperationTimeout, match="2 of 3 partitions were done"):
             await admin.subscriptions.create(TOPIC, "s")
         assert await admin.subscriptions.list(TOPIC) == ("s",)
+
+
+async def test_backlogs_of_all_partitions_are_given_up() -> None:
+    async with two_brokers() as (_, admin):
+        await admin.subscriptions.create(TOPIC, "s", EARLIEST)
+
+        assert await admin.subscriptions.skip(TOPIC, "s", 1) == 2
+        await admin.subscriptions.seek(TOPIC, "s", EARLIEST)
+        assert await admin.subscriptions.clear_backlog(TOPIC, "s") == 2
+
+
+async def test_termination_holds_for_partitions_never_used() -> None:
+    async with two_brokers() as (nodes, admin):
+        last = await admin.topics.terminate(TOPIC)
+
+        assert [one.partition for one in last] == [0, 1]
+        assert (await admin.topics.stats(TOPIC)).terminated
+        with pytest.raises(TopicTerminated):
+            await Publisher.open(nodes[0], "p", topic=PARTITIONS[2])
+
+
+async def test_a_partitioned_topic_is_deleted_as_one() -> None:
+    async with two_brokers() as (nodes, admin):
+        tenants = TenantAdministration(nodes[0].session)
+        await tenants.change_topic_policies(TopicName.parse(TOPIC), {"ack_quorum": 1})
+        assert await admin.topics.truncate(TOPIC) == 2
+        with pytest.raises(ResourceInUse, match="2 connected producers"):
+            await admin.topics.delete(TOPIC)
+        with pytest.raises(InvalidArgument, match="is a partition"):
+            await admin.topics.delete(PARTITIONS[0], force=True)
+
+        await admin.topics.delete(TOPIC, force=True)
+
+        assert (await admin.topics.list("public/default")).topics == ()
+        assert await TopicRepository(nodes[0].session).list("public", "default") == []
+        assert await PolicyView(nodes[0].session).of_topic(TopicName.parse(TOPIC)) == {}
+
+
+async def test_a_deletion_goes_on_when_it_is_asked_for_again() -> None:
+    async with two_brokers() as (nodes, admin):
+        lifecycle = nodes[0].broker.lifecycle
+        delete = lifecycle.delete
+
+        async def fails(topic: str, *, force: bool = False) -> None:
+            raise OperationTimeout("no answer")
+
+        lifecycle.delete = fails  # type: ignore[method-assign]
+        with pytest.raises(OperationTimeout, match="2 of 3 partitions were done"):
+            await admin.topics.delete(TOPIC, force=True)
+        with pytest.raises(TopicNotFound):
+            await Publisher.open(nodes[1], "p", topic=PARTITIONS[1])
+        lifecycle.delete = delete  # type: ignore[method-assign]
+
+        await admin.topics.delete(TOPIC, force=True)
+
+        assert (await admin.topics.list("public/default")).topics == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from magnetar.admin.codec import read, where_message
 from magnetar.admin.topic_values import StoredMessage, SubscriptionStats, Where
-from magnetar.admin.topics import count
+from magnetar.admin.topics import MAX_UINT64, count
 from magnetar.admin.transport import Transport, ask
 from magnetar.enums import InitialPosition
 from magnetar.wire import admin_pb2 as pb
@@ -56,6 +56,29 @@ class Subscriptions:
             topic=topic, subscription=subscription, where=where_message(where)
         )
         await ask(self._transport, "SeekSubscription", request, pb.DoneReply)
+
+    async def skip(self, topic: str, subscription: str, messages: int) -> int:
+        """Acknowledge the next so many messages without consuming them, of each partition;
+        answers how many there were."""
+        request = pb.SkipMessagesRequest(
+            topic=topic, subscription=subscription,
+            messages=count(messages, "messages", MAX_UINT64),
+        )
+        return (await ask(self._transport, "SkipMessages", request, pb.CountReply)).count
+
+    async def clear_backlog(self, topic: str, subscription: str) -> int:
+        """Acknowledge everything there is now without consuming it; answers how many."""
+        request = pb.SubscriptionRequest(topic=topic, subscription=subscription)
+        return (await ask(self._transport, "ClearBacklog", request, pb.CountReply)).count
+
+    async def expire(self, topic: str, subscription: str, older_than_ms: int) -> int:
+        """Acknowledge without consuming what was stored longer ago than that; answers how many.
+        What consumers hold stays with them."""
+        request = pb.ExpireMessagesRequest(
+            topic=topic, subscription=subscription,
+            older_than_ms=count(older_than_ms, "older_than_ms", MAX_UINT64),
+        )
+        return (await ask(self._transport, "ExpireMessages", request, pb.CountReply)).count
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1

@@ -73,6 +73,9 @@ class Topics(_Blocking[AsyncTopics]):
     list = _blocking(AsyncTopics.list)
     get = _blocking(AsyncTopics.get)
     stats = _blocking(AsyncTopics.stats)
+    terminate = _blocking(AsyncTopics.terminate)
+    truncate = _blocking(AsyncTopics.truncate)
+    delete = _blocking(AsyncTopics.delete)
 
 
 class Subscriptions(_Blocking[AsyncSubscriptions]):
@@ -83,6 +86,9 @@ class Subscriptions(_Blocking[AsyncSubscriptions]):
     stats = _blocking(AsyncSubscriptions.stats)
     delete = _blocking(AsyncSubscriptions.delete)
     seek = _blocking(AsyncSubscriptions.seek)
+    skip = _blocking(AsyncSubscriptions.skip)
+    clear_backlog = _blocking(AsyncSubscriptions.clear_backlog)
+    expire = _blocking(AsyncSubscriptions.expire)
     peek = _blocking(AsyncSubscriptions.peek)
 
 

@@ -1,22 +1,24 @@
-"""Topics: making, finding and looking at them."""
+"""Topics: making them, looking at them, ending them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from magnetar.admin.codec import read
+from magnetar.admin.codec import id_of, read
 from magnetar.admin.topic_values import TopicInfo, TopicPage, TopicStats
 from magnetar.admin.transport import Transport, ask
 from magnetar.errors import InvalidArgument
+from magnetar.message_id import MessageId
 from magnetar.wire import admin_pb2 as pb
 
 MAX_UINT32 = (1 << 32) - 1
+MAX_UINT64 = (1 << 64) - 1
 
 
-def count(number: int, what: str) -> int:
+def count(number: int, what: str, most: int = MAX_UINT32) -> int:
     """A count as the wire can have it; raises InvalidArgument."""
-    if not 0 <= number <= MAX_UINT32:
-        raise InvalidArgument(f"{what} is from 0 to {MAX_UINT32}, not {number}")
+    if not 0 <= number <= most:
+        raise InvalidArgument(f"{what} is from 0 to {most}, not {number}")
     return number
 
 
@@ -72,3 +74,26 @@ class Topics:
         request = pb.TopicRequest(topic=topic)
         reply = await ask(self._transport, "TopicStats", request, pb.TopicStatsReply)
         return read(TopicStats, reply.stats)
+
+    async def terminate(self, topic: str) -> tuple[MessageId, ...]:
+        """Take no more messages, for ever; consumers read on to the end. Answers with the last
+        message of the topic, or of each partition; none of empty ones. Raises TopicNotFound."""
+        request = pb.TopicRequest(topic=topic)
+        reply = await ask(self._transport, "TerminateTopic", request, pb.MessageIdsReply)
+        return tuple(id_of(one) for one in reply.message_ids)
+
+    async def truncate(self, topic: str) -> int:
+        """Delete all messages there are now, consumed or not; answers how many. Subscriptions
+        stay. Raises TopicNotFound."""
+        request = pb.TopicRequest(topic=topic)
+        return (await ask(self._transport, "TruncateTopic", request, pb.CountReply)).count
+
+    async def delete(self, topic: str, force: bool = False) -> None:
+        """Delete a topic with its messages and policies, all partitions together.
+
+        Raises ResourceInUse while it has subscriptions, producers or readers; `force` deletes
+        those and sends these away. Raises TopicNotFound. A deletion that failed on its way goes
+        on when it is asked for again.
+        """
+        request = pb.DeleteTopicRequest(topic=topic, force=force)
+        await ask(self._transport, "DeleteTopic", request, pb.DoneReply)

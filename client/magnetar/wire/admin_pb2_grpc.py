@@ -114,6 +114,21 @@ class AdminStub:
                 request_serializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
                 response_deserializer=magnetar_dot_wire_dot_admin__pb2.TopicStatsReply.FromString,
                 _registered_method=True)
+        self.TerminateTopic = channel.unary_unary(
+                '/magnetar.v1.Admin/TerminateTopic',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.MessageIdsReply.FromString,
+                _registered_method=True)
+        self.TruncateTopic = channel.unary_unary(
+                '/magnetar.v1.Admin/TruncateTopic',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
+                _registered_method=True)
+        self.DeleteTopic = channel.unary_unary(
+                '/magnetar.v1.Admin/DeleteTopic',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.DeleteTopicRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.DoneReply.FromString,
+                _registered_method=True)
         self.CreateSubscription = channel.unary_unary(
                 '/magnetar.v1.Admin/CreateSubscription',
                 request_serializer=magnetar_dot_wire_dot_admin__pb2.CreateSubscriptionRequest.SerializeToString,
@@ -138,6 +153,21 @@ class AdminStub:
                 '/magnetar.v1.Admin/SeekSubscription',
                 request_serializer=magnetar_dot_wire_dot_admin__pb2.SeekSubscriptionRequest.SerializeToString,
                 response_deserializer=magnetar_dot_wire_dot_admin__pb2.DoneReply.FromString,
+                _registered_method=True)
+        self.SkipMessages = channel.unary_unary(
+                '/magnetar.v1.Admin/SkipMessages',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.SkipMessagesRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
+                _registered_method=True)
+        self.ClearBacklog = channel.unary_unary(
+                '/magnetar.v1.Admin/ClearBacklog',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.SubscriptionRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
+                _registered_method=True)
+        self.ExpireMessages = channel.unary_unary(
+                '/magnetar.v1.Admin/ExpireMessages',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.ExpireMessagesRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
                 _registered_method=True)
         self.PeekMessages = channel.unary_unary(
                 '/magnetar.v1.Admin/PeekMessages',
@@ -267,6 +297,26 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TerminateTopic(self, request, context):
+        """No more messages are taken, for ever; answers with the last ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TruncateTopic(self, request, context):
+        """Deletes all messages there are, consumed or not; answers how many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTopic(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateSubscription(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -292,6 +342,25 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SeekSubscription(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SkipMessages(self, request, context):
+        """These three acknowledge without consuming, and answer how many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearBacklog(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExpireMessages(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -411,6 +480,21 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.FromString,
                     response_serializer=magnetar_dot_wire_dot_admin__pb2.TopicStatsReply.SerializeToString,
             ),
+            'TerminateTopic': grpc.unary_unary_rpc_method_handler(
+                    servicer.TerminateTopic,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.MessageIdsReply.SerializeToString,
+            ),
+            'TruncateTopic': grpc.unary_unary_rpc_method_handler(
+                    servicer.TruncateTopic,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.CountReply.SerializeToString,
+            ),
+            'DeleteTopic': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTopic,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.DeleteTopicRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.DoneReply.SerializeToString,
+            ),
             'CreateSubscription': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSubscription,
                     request_deserializer=magnetar_dot_wire_dot_admin__pb2.CreateSubscriptionRequest.FromString,
@@ -435,6 +519,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.SeekSubscription,
                     request_deserializer=magnetar_dot_wire_dot_admin__pb2.SeekSubscriptionRequest.FromString,
                     response_serializer=magnetar_dot_wire_dot_admin__pb2.DoneReply.SerializeToString,
+            ),
+            'SkipMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.SkipMessages,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.SkipMessagesRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.CountReply.SerializeToString,
+            ),
+            'ClearBacklog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearBacklog,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.SubscriptionRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.CountReply.SerializeToString,
+            ),
+            'ExpireMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExpireMessages,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.ExpireMessagesRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.CountReply.SerializeToString,
             ),
             'PeekMessages': grpc.unary_unary_rpc_method_handler(
                     servicer.PeekMessages,
@@ -905,6 +1004,87 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def TerminateTopic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/TerminateTopic',
+            magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.MessageIdsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TruncateTopic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/TruncateTopic',
+            magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTopic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/DeleteTopic',
+            magnetar_dot_wire_dot_admin__pb2.DeleteTopicRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.DoneReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateSubscription(request,
             target,
             options=(),
@@ -1029,6 +1209,87 @@ class Admin:
             '/magnetar.v1.Admin/SeekSubscription',
             magnetar_dot_wire_dot_admin__pb2.SeekSubscriptionRequest.SerializeToString,
             magnetar_dot_wire_dot_admin__pb2.DoneReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SkipMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/SkipMessages',
+            magnetar_dot_wire_dot_admin__pb2.SkipMessagesRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearBacklog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/ClearBacklog',
+            magnetar_dot_wire_dot_admin__pb2.SubscriptionRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExpireMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/ExpireMessages',
+            magnetar_dot_wire_dot_admin__pb2.ExpireMessagesRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
             options,
             channel_credentials,
             insecure,

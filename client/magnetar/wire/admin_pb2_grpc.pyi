@@ -51,11 +51,20 @@ class AdminStub:
     ListTopics: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTopicsRequest, _admin_pb2.ListTopicsReply]
     GetTopic: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.TopicInfoReply]
     TopicStats: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.TopicStatsReply]
+    TerminateTopic: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.MessageIdsReply]
+    """No more messages are taken, for ever; answers with the last ones."""
+    TruncateTopic: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.CountReply]
+    """Deletes all messages there are, consumed or not; answers how many."""
+    DeleteTopic: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteTopicRequest, _admin_pb2.DoneReply]
     CreateSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateSubscriptionRequest, _admin_pb2.DoneReply]
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.NamesReply]
     SubscriptionStats: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SubscriptionRequest, _admin_pb2.SubscriptionStatsReply]
     DeleteSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteSubscriptionRequest, _admin_pb2.DoneReply]
     SeekSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SeekSubscriptionRequest, _admin_pb2.DoneReply]
+    SkipMessages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SkipMessagesRequest, _admin_pb2.CountReply]
+    """These three acknowledge without consuming, and answer how many."""
+    ClearBacklog: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SubscriptionRequest, _admin_pb2.CountReply]
+    ExpireMessages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExpireMessagesRequest, _admin_pb2.CountReply]
     PeekMessages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PeekMessagesRequest, _admin_pb2.PeekMessagesReply]
     """The next unacknowledged messages, which stay where they are."""
     GetMessage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetMessageRequest, _admin_pb2.GetMessageReply]
@@ -84,11 +93,20 @@ class AdminAsyncStub(AdminStub):
     ListTopics: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTopicsRequest, _admin_pb2.ListTopicsReply]  # type: ignore[assignment]
     GetTopic: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.TopicInfoReply]  # type: ignore[assignment]
     TopicStats: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.TopicStatsReply]  # type: ignore[assignment]
+    TerminateTopic: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.MessageIdsReply]  # type: ignore[assignment]
+    """No more messages are taken, for ever; answers with the last ones."""
+    TruncateTopic: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.CountReply]  # type: ignore[assignment]
+    """Deletes all messages there are, consumed or not; answers how many."""
+    DeleteTopic: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteTopicRequest, _admin_pb2.DoneReply]  # type: ignore[assignment]
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateSubscriptionRequest, _admin_pb2.DoneReply]  # type: ignore[assignment]
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.NamesReply]  # type: ignore[assignment]
     SubscriptionStats: _aio.UnaryUnaryMultiCallable[_admin_pb2.SubscriptionRequest, _admin_pb2.SubscriptionStatsReply]  # type: ignore[assignment]
     DeleteSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteSubscriptionRequest, _admin_pb2.DoneReply]  # type: ignore[assignment]
     SeekSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.SeekSubscriptionRequest, _admin_pb2.DoneReply]  # type: ignore[assignment]
+    SkipMessages: _aio.UnaryUnaryMultiCallable[_admin_pb2.SkipMessagesRequest, _admin_pb2.CountReply]  # type: ignore[assignment]
+    """These three acknowledge without consuming, and answer how many."""
+    ClearBacklog: _aio.UnaryUnaryMultiCallable[_admin_pb2.SubscriptionRequest, _admin_pb2.CountReply]  # type: ignore[assignment]
+    ExpireMessages: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExpireMessagesRequest, _admin_pb2.CountReply]  # type: ignore[assignment]
     PeekMessages: _aio.UnaryUnaryMultiCallable[_admin_pb2.PeekMessagesRequest, _admin_pb2.PeekMessagesReply]  # type: ignore[assignment]
     """The next unacknowledged messages, which stay where they are."""
     GetMessage: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetMessageRequest, _admin_pb2.GetMessageReply]  # type: ignore[assignment]
@@ -212,6 +230,29 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.TopicStatsReply, _abc.Awaitable[_admin_pb2.TopicStatsReply]]: ...
 
     @_abc_1.abstractmethod
+    def TerminateTopic(
+        self,
+        request: _admin_pb2.TopicRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MessageIdsReply, _abc.Awaitable[_admin_pb2.MessageIdsReply]]:
+        """No more messages are taken, for ever; answers with the last ones."""
+
+    @_abc_1.abstractmethod
+    def TruncateTopic(
+        self,
+        request: _admin_pb2.TopicRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CountReply, _abc.Awaitable[_admin_pb2.CountReply]]:
+        """Deletes all messages there are, consumed or not; answers how many."""
+
+    @_abc_1.abstractmethod
+    def DeleteTopic(
+        self,
+        request: _admin_pb2.DeleteTopicRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DoneReply, _abc.Awaitable[_admin_pb2.DoneReply]]: ...
+
+    @_abc_1.abstractmethod
     def CreateSubscription(
         self,
         request: _admin_pb2.CreateSubscriptionRequest,
@@ -245,6 +286,28 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SeekSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DoneReply, _abc.Awaitable[_admin_pb2.DoneReply]]: ...
+
+    @_abc_1.abstractmethod
+    def SkipMessages(
+        self,
+        request: _admin_pb2.SkipMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CountReply, _abc.Awaitable[_admin_pb2.CountReply]]:
+        """These three acknowledge without consuming, and answer how many."""
+
+    @_abc_1.abstractmethod
+    def ClearBacklog(
+        self,
+        request: _admin_pb2.SubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CountReply, _abc.Awaitable[_admin_pb2.CountReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ExpireMessages(
+        self,
+        request: _admin_pb2.ExpireMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CountReply, _abc.Awaitable[_admin_pb2.CountReply]]: ...
 
     @_abc_1.abstractmethod
     def PeekMessages(
