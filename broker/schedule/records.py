@@ -17,7 +17,6 @@ of the records; a cancellation takes none. A target is where a message stands in
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -33,6 +32,7 @@ _TARGET: Final = struct.Struct("<qqQqI")
 _COUNT: Final = struct.Struct("<I")
 _VERSION: Final = 1
 TARGETS_A_RECORD: Final = 4_096
+"""So that no record becomes too large for an entry."""
 
 
 class _Kind(IntEnum):
@@ -145,10 +145,3 @@ def _targets(view: memoryview, count: int) -> tuple[Target, ...]:
         for due_ms, sequence, ledger_id, entry_id, index in _TARGET.iter_unpack(view)
     )
 
-
-def in_records(targets: Sequence[Target]) -> list[tuple[Target, ...]]:
-    """Targets cut so that no record becomes too large for an entry."""
-    return [
-        tuple(targets[start:start + TARGETS_A_RECORD])
-        for start in range(0, len(targets), TARGETS_A_RECORD)
-    ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from broker.schedule.core import ScheduleCore, Taken
+from broker.schedule.interface import ScheduleAnswer, SchedulePage
 from broker.schedule.lane import ScheduleLane
 from broker.schedule.records import (
     BatchScheduled,
@@ -24,12 +25,13 @@ from broker.schedule.records import (
     decode_schedule_record,
     encode_schedule_record,
 )
+from broker.schedule.requests import Requests
 from broker.settings import BrokerLimits
 from broker.stored_entry import StoredEntry
 from broker.topic_log import TopicLog
 from ledger.position import BEFORE_FIRST, Position
-from magnetar.entry import EntryView, ScheduleMark, gather, parse_header
-from magnetar.errors import LedgerClosed, LedgerError, MagnetarError
+from magnetar.entry import EntryView, ScheduleMark, SchedulePlace, gather, parse_header
+from magnetar.errors import LedgerClosed, LedgerError, MagnetarError, NotOwner
 from magnetar.ids import EntryId, LedgerId
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Buffer
@@ -91,6 +93,7 @@ class Schedule:
         self._timer: asyncio.Handle | None = None
         self._stopped = False
         self._waiters: list[asyncio.Future[None]] = []
+        self._requests = Requests(self)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -165,21 +168,36 @@ class Schedule:
 
         self._write(body, stored)
 
-    def write_cancelled(self, targets: tuple[Target, ...], on_stored: OnRecorded) -> None:
-        """Cancel messages that wait."""
+    async def record_cancelled(self, targets: tuple[Target, ...]) -> None:
+        """Cancel messages that wait, durably. Once begun it is done, also when nobody waits for
+        it any more; raises NotOwner when the topic closes before."""
         body = encode_schedule_record(Cancelled(self._head(), targets))
         self.core.cancel(targets)
+        await self._written(body)
         self._counters.cancelled_messages += len(targets)
-        self._write(body, on_stored)
 
-    def write_moved(
-        self, target: Target, batch: bytes, deliver_at_ms: int, on_stored: OnRecorded
-    ) -> None:
-        """Move a message that waits; `batch` holds it alone."""
+    async def record_moved(self, target: Target, batch: bytes, deliver_at_ms: int) -> None:
+        """Move a message that waits, as `record_cancelled` does; `batch` holds it alone."""
         body = encode_schedule_record(Moved(self._head(), target, batch))
         self.core.move(target, memoryview(body)[len(body) - len(batch):], deliver_at_ms)
+        await self._written(body)
         self._counters.moved_messages += 1
-        self._write(body, on_stored)
+
+    async def _written(self, body: bytes) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def failed(error: MagnetarError) -> None:
+            if not done.done():
+                done.set_exception(NotOwner(
+                    f"the topic closed, and whether this was done is unknown; ask again: {error}"
+                ))
+
+        def stored(_place: Position) -> None:
+            if not done.done():
+                done.set_result(None)
+
+        self._write(body, stored, failed)
+        await done
 
     def _head(self) -> Head:
         core = self.core
@@ -187,9 +205,13 @@ class Schedule:
             self._log.log.owner.epoch, self._clock.wall_ms(), core.next_sequence, core.floor_ms
         )
 
-    def _write(self, body: bytes, on_stored: OnRecorded) -> None:
+    def _write(
+        self, body: bytes, on_stored: OnRecorded,
+        on_failed: Callable[[MagnetarError], None] = lambda _error: None,
+    ) -> None:
         def done(result: Position | LedgerError) -> None:
             if isinstance(result, LedgerError):
+                on_failed(result)
                 if not isinstance(result, LedgerClosed):
                     self._host.fail(result)
                 return
@@ -202,6 +224,29 @@ class Schedule:
             self.fire()
 
         self._store.append(body, done)
+
+    # -- what may be asked ---------------------------------------------------------------------
+
+    async def cancel(self, places: Sequence[SchedulePlace]) -> list[ScheduleAnswer]:
+        """See ScheduleAdministration."""
+        return await self._requests.cancel(places)
+
+    async def move(self, place: SchedulePlace, deliver_at_ms: int) -> ScheduleAnswer:
+        """See ScheduleAdministration."""
+        return await self._requests.move(place, deliver_at_ms)
+
+    async def list(
+        self, *, from_ms: int = 0, until_ms: int | None = None, limit: int = 100,
+        cursor: str = "",
+    ) -> SchedulePage:
+        """See ScheduleAdministration."""
+        return await self._requests.list(
+            from_ms=from_ms, until_ms=until_ms, limit=limit, cursor=cursor
+        )
+
+    async def entry_at(self, position: Position) -> bytes | None:
+        """A record of the ledgers that are kept; None: there is no such one."""
+        return await self._store.entry_at(position)
 
     # -- freeing -------------------------------------------------------------------------------
 
@@ -284,6 +329,10 @@ class Schedule:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def refuse_if_closing(self) -> None:
+        """Raises NotOwner."""
+        self._host.refuse_if_closing()
 
     # -- waiting -------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from broker.conversation import Receipt
 from ledger.position import BEFORE_FIRST
 from magnetar.entry import EntryView, ScheduleMark, SchedulePlace, parse_prefix
-from tests.broker.world import Node, Publisher, until
+from tests.broker.world import Node, Publisher, World, until
 
 HOUR_MS = 3_600_000
 
@@ -74,3 +74,13 @@ async def pass_time(node: Node, milliseconds: int) -> None:
     """Move the wall clock, and have the schedule look at it."""
     node.clock.wall_offset_ms += milliseconds
     (await node.topic()).schedule.fire()
+
+
+async def takeover(made: World, node: Node, name: str) -> Node:
+    """The owner dies; the next one's clock is as far."""
+    offset_ms = node.clock.wall_offset_ms
+    await made.kill(node)
+    following = await made.broker(name)
+    following.clock.wall_offset_ms = offset_ms
+    await following.topic()
+    return following

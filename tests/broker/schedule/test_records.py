@@ -15,7 +15,6 @@ from broker.schedule.records import (
     Target,
     decode_schedule_record,
     encode_schedule_record,
-    in_records,
 )
 from magnetar.entry import Columns, ScheduleMark, SchedulePlace, encode_batch
 from magnetar.errors import CorruptRecord
@@ -50,9 +49,3 @@ def test_damaged_records_are_refused(name: str) -> None:
         with pytest.raises(CorruptRecord):
             decode_schedule_record(data)
 
-
-def test_many_targets_are_cut_into_records_of_bounded_size() -> None:
-    parts = in_records([TARGET] * 10_000)
-
-    assert [len(part) for part in parts] == [4_096, 4_096, 1_808]
-    assert max(len(encode_schedule_record(Cancelled(HEAD, part))) for part in parts) < 1 << 18

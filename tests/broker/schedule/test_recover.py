@@ -15,19 +15,10 @@ from tests.broker.schedule.scheduled import (
     pass_time,
     place_of,
     schedule,
+    takeover,
     until_stored,
 )
-from tests.broker.world import Node, Publisher, World, settle, until, world
-
-
-async def takeover(made: World, node: Node, name: str) -> Node:
-    """The owner dies; the next one's clock is as far."""
-    offset_ms = node.clock.wall_offset_ms
-    await made.kill(node)
-    following = await made.broker(name)
-    following.clock.wall_offset_ms = offset_ms
-    await following.topic()
-    return following
+from tests.broker.world import Publisher, settle, until, world
 
 
 async def test_a_new_owner_fires_what_the_old_one_did_not() -> None:
