@@ -80,6 +80,8 @@ class ConsumerStream:
             self._acknowledge(session, asked)
         if request.redeliver:
             session.redeliver(positions_of(request.redeliver))
+        for negative in () if request.close else request.negative:
+            self._give_back(session, negative)
         if request.HasField("seek"):
             await self._seek(session, request.seek)
         if request.last_message_id_request:
@@ -100,6 +102,14 @@ class ConsumerStream:
             self._writer.put(done_frame(request_id, error))
 
         session.acknowledge(positions_of(asked.individual), cumulative, done)
+
+    def _give_back(self, session: ConsumerSession, negative: pb.NegativeAcknowledge) -> None:
+        positions = positions_of(negative.positions)
+        if negative.delay_ms:
+            asyncio.get_running_loop().call_later(
+                negative.delay_ms / 1000, session.redeliver, positions)
+        else:
+            session.redeliver(positions)
 
     async def _seek(self, session: ConsumerSession, seek: pb.Seek) -> None:
         try:

@@ -12,7 +12,7 @@ from typing import Final
 from demo.comparison import Reading
 from demo.flights import Flight
 from magnetar import Client, InitialPosition, MessageId
-from magnetar.consumer import Consumer
+from magnetar.consuming import Consumer
 from magnetar.errors import OperationTimeout, ProducerQueueFull
 from magnetar.message import Message
 from magnetar.producer import Producer

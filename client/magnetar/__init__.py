@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magnetar.acknowledgements import Acknowledgement
+    from magnetar.batch_receive_policy import BatchReceivePolicy
     from magnetar.client import Client
-    from magnetar.consumer import Consumer
+    from magnetar.consuming import Consumer
+    from magnetar.dead_letter_policy import DeadLetterPolicy
     from magnetar.enums import (
         CompressionType,
         ConsumerType,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from magnetar.partitioned_producer import PartitionedProducer
     from magnetar.producer import Producer
     from magnetar.reader import Reader
+    from magnetar.redelivery_backoff import RedeliveryBackoff
     from magnetar.routing import OutgoingMessage
     from magnetar.scheduled_id import ScheduledId
     from magnetar.ticket import Ticket, Tickets
@@ -40,21 +43,56 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Acknowledgement", "Client", "CompressionType", "Consumer", "ConsumerType",
-    "HashingScheme", "InitialPosition", "MagnetarError", "Message", "MessageId",
-    "OutgoingMessage", "PartitionedProducer", "PartitionsRoutingMode", "Producer",
-    "ProducerAccessMode", "Reader", "ScheduledId", "Ticket", "Tickets", "TopicName",
+    "Acknowledgement",
+    "BatchReceivePolicy",
+    "Client",
+    "CompressionType",
+    "Consumer",
+    "ConsumerType",
+    "DeadLetterPolicy",
+    "HashingScheme",
+    "InitialPosition",
+    "MagnetarError",
+    "Message",
+    "MessageId",
+    "OutgoingMessage",
+    "PartitionedProducer",
+    "PartitionsRoutingMode",
+    "Producer",
+    "ProducerAccessMode",
+    "Reader",
+    "RedeliveryBackoff",
+    "ScheduledId",
+    "Ticket",
+    "Tickets",
+    "TopicName",
     "__version__",
 ]
 
 _HOMES = {
-    "Acknowledgement": "acknowledgements", "Client": "client", "CompressionType": "enums",
-    "Consumer": "consumer", "ConsumerType": "enums", "HashingScheme": "enums",
-    "InitialPosition": "enums", "OutgoingMessage": "routing",
-    "PartitionedProducer": "partitioned_producer", "PartitionsRoutingMode": "enums",
-    "MagnetarError": "errors", "Message": "message", "MessageId": "message_id",
-    "Producer": "producer", "ProducerAccessMode": "enums", "Reader": "reader",
-    "ScheduledId": "scheduled_id", "Ticket": "ticket", "Tickets": "ticket", "TopicName": "topic",
+    "Acknowledgement": "acknowledgements",
+    "BatchReceivePolicy": "batch_receive_policy",
+    "Client": "client",
+    "CompressionType": "enums",
+    "Consumer": "consuming",
+    "ConsumerType": "enums",
+    "DeadLetterPolicy": "dead_letter_policy",
+    "HashingScheme": "enums",
+    "InitialPosition": "enums",
+    "MagnetarError": "errors",
+    "Message": "message",
+    "MessageId": "message_id",
+    "OutgoingMessage": "routing",
+    "PartitionedProducer": "partitioned_producer",
+    "PartitionsRoutingMode": "enums",
+    "Producer": "producer",
+    "ProducerAccessMode": "enums",
+    "Reader": "reader",
+    "RedeliveryBackoff": "redelivery_backoff",
+    "ScheduledId": "scheduled_id",
+    "Ticket": "ticket",
+    "Tickets": "ticket",
+    "TopicName": "topic",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from math import inf
 
 from magnetar.errors import InvalidArgument, MagnetarError
@@ -71,6 +71,19 @@ class Acknowledgement:
             else:
                 found[position] = before | bits
         return found
+
+
+class Acknowledgements:
+    """Many acknowledgements; await it to know that all are durable."""
+
+    __slots__ = ("_groups",)
+
+    def __init__(self, groups: Iterable[Acknowledgement]) -> None:
+        self._groups = list(dict.fromkeys(groups))
+
+    def __await__(self) -> Generator[object, None, None]:
+        for group in self._groups:
+            yield from group.__await__()
 
 
 class Acknowledger:

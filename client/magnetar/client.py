@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from magnetar.batch_receive_policy import BatchReceivePolicy
 from magnetar.connection import Connections, ConnectionSettings
-from magnetar.consumer import Consumer
+from magnetar.consumer import TopicConsumer
+from magnetar.consumer_options import ConsumerOptions
+from magnetar.consuming import Consumer, OnActiveChanged
+from magnetar.dead_letter_policy import DeadLetterPolicy
 from magnetar.entry import Codec
 from magnetar.enums import (
     CompressionType,
@@ -28,6 +32,7 @@ from magnetar.producer import Producer
 from magnetar.producer_core import ProducerCore, ProducerLimits
 from magnetar.reader import Reader
 from magnetar.receive_queue import ReceiveQueue
+from magnetar.redelivery_backoff import Delay, RedeliveryBackoff
 from magnetar.routing import MessageRouter
 from magnetar.runtime.clock import Clock, SystemClock
 from magnetar.service_url import ServiceUrl
@@ -37,7 +42,7 @@ from magnetar.topic_watch import TopicWatches
 if TYPE_CHECKING:
     from magnetar.admin.admin import Admin
 
-Part = TypeVar("Part", Producer, PartitionedProducer, Consumer, Reader)
+Part = TypeVar("Part", Producer, PartitionedProducer, TopicConsumer, Reader)
 
 
 class Client:
@@ -65,7 +70,7 @@ class Client:
         self._clock = clock or SystemClock()
         self._connections = Connections(url, self._settings, self._clock, random or Random())
         self._watches = TopicWatches(self._connections)
-        self._parts: list[AnyProducer | Consumer | Reader] = []
+        self._parts: list[AnyProducer | TopicConsumer | Reader] = []
         self._closed = False
         self._admin: Admin | None = None
 
@@ -137,34 +142,46 @@ class Client:
         consumer_name: str = "",
         receiver_queue_size: int | None = None,
         negative_ack_redelivery_delay_ms: int = 1000,
+        redelivery_backoff: RedeliveryBackoff | Sequence[Delay] | None = None,
+        unacked_messages_timeout_ms: int = 0,
+        hold_failed_keys: bool | None = None,
+        dead_letter_policy: DeadLetterPolicy | None = None,
+        batch_receive_policy: BatchReceivePolicy | None = None,
+        on_active_changed: OnActiveChanged | None = None,
         filter: str = "",
         tags: str = "*",
     ) -> Consumer:
         """A consumer of a durable subscription, which is made at `initial_position` if new.
 
         `receiver_queue_size` bounds the messages fetched ahead; by itself it follows their size
-        (1000 when shared). Raises ConsumerBusy when an exclusive subscription has its consumer.
+        (1000 where they are shared out). Raises ConsumerBusy when an exclusive subscription has
+        its consumer. A broadcast consumer has a `consumer_name` that is its own.
+
+        A message that failed comes again after `redelivery_backoff`, a RedeliveryBackoff or
+        delays (`[1, 5, 30]` seconds: the last again and again); without one, after
+        `negative_ack_redelivery_delay_ms`. One that is not acknowledged within
+        `unacked_messages_timeout_ms` (0: no limit) counts as failed. With `hold_failed_keys`
+        later messages of its key wait for it; None: when key-shared. A `dead_letter_policy` says
+        when it is given up.
+
+        `on_active_changed(consumer, active)` is called when a failover consumer begins or ends
+        to be served.
 
         `filter` (`"price > 100 AND region IN ('eu', 'us')"`) and `tags` (`"A || B"`) say which
         messages are wanted: the broker sends no others, and counts those as acknowledged. All
         consumers of a subscription give the same ones; else ConsumerBusy. InvalidArgument shows
         where a filter cannot be read.
         """
-        name = self._topic(topic)
-        if not subscription_name:
-            raise InvalidArgument("a subscription has a name; to read without one use a reader")
-        if consumer_type not in (ConsumerType.Exclusive, ConsumerType.Shared):
-            raise NotSupported(f"{consumer_type.name} subscriptions are not available yet")
-        if receiver_queue_size is None and consumer_type is ConsumerType.Shared:
-            receiver_queue_size = 1000
-        queue = self._queue(name, receiver_queue_size, holds=True)
-        return await self._opened(Consumer(
-            self._connections, name, queue, subscription_name,
-            consumer_type=consumer_type, initial_position=initial_position,
-            consumer_name=consumer_name,
-            negative_ack_redelivery_delay_s=negative_ack_redelivery_delay_ms / 1000,
-            filter_text=filter, tags=tags,
+        return await self._subscribe(topic, ConsumerOptions(
+            subscription_name, consumer_type, initial_position, consumer_name,
+            receiver_queue_size, negative_ack_redelivery_delay_ms, redelivery_backoff,
+            unacked_messages_timeout_ms, hold_failed_keys, dead_letter_policy,
+            batch_receive_policy, filter, tags, on_active_changed,
         ))
+
+    async def _subscribe(self, topic: str, options: ConsumerOptions) -> Consumer:
+        return await self._opened(
+            TopicConsumer(self._connections, self._topic(topic), options))
 
     async def create_reader(
         self,
@@ -183,7 +200,7 @@ class Client:
         """
         name = self._topic(topic)
         return await self._opened(Reader(
-            self._connections, name, self._queue(name, receiver_queue_size, holds=False),
+            self._connections, name, self._queue(name, receiver_queue_size),
             start_message_id, start_inclusive=start_message_id_inclusive,
             reader_name=reader_name, filter_text=filter, tags=tags,
         ))
@@ -239,10 +256,10 @@ class Client:
         deadline_s = self._clock.monotonic_s() + self._settings.operation_timeout_s
         return await self._connections.partitions_of(name.full, deadline_s)
 
-    def _queue(self, name: TopicName, size: int | None, *, holds: bool) -> ReceiveQueue:
+    def _queue(self, name: TopicName, size: int | None) -> ReceiveQueue:
         if size is not None and size < 1:
             raise InvalidArgument("receiver_queue_size is at least 1")
-        return ReceiveQueue(name.full, name.partition, fixed_window=size, holds=holds)
+        return ReceiveQueue(name.full, name.partition, fixed_window=size, holds=False)
 
     async def _opened(self, part: Part) -> Part:
         try:

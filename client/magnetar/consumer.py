@@ -1,131 +1,205 @@
-"""A consumer: a subscription's messages, and their acknowledgements."""
+"""A consumer of one topic: its messages, and what becomes of them."""
 
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
-from types import TracebackType
+import logging
+from collections.abc import Iterable
 
-from magnetar.acknowledgements import (
-    POSITIONS_A_REQUEST,
-    Acknowledgement,
-    Acknowledger,
-    position_of,
-)
+from magnetar.acknowledgement_timeouts import AcknowledgementTimeouts
+from magnetar.acknowledgements import Acknowledgement, Acknowledgements, Acknowledger
+from magnetar.batch_receive_policy import BatchReceivePolicy
 from magnetar.connection import Connections
 from magnetar.consumer_link import ConsumerLink
+from magnetar.consumer_options import ConsumerOptions
+from magnetar.consuming import Consumer
+from magnetar.entry import EntryView, indexes_of
 from magnetar.enums import ConsumerType, InitialPosition
-from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError, OperationTimeout
+from magnetar.errors import (
+    ConsumerBusy,
+    InvalidArgument,
+    MagnetarError,
+    OperationTimeout,
+)
+from magnetar.failed_keys import FailedKeys
+from magnetar.keyed_queue import KeyedQueue, key_of
 from magnetar.message import Message
 from magnetar.message_id import MessageId
-from magnetar.receive_queue import Position, ReceiveQueue
+from magnetar.negative_acknowledgements import UNTRIED, NegativeAcknowledger, Terms, shortened
+from magnetar.receive_queue import Meant, Position, ReceiveQueue, bits_of
+from magnetar.redelivery_backoff import Delay, delay_ms_of
 from magnetar.topic import TopicName
 from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.errors import to_exception
 
+TIMED_OUT = "acknowledgement timeout"
 
-class Consumer(ConsumerLink):
-    """Receives a subscription's messages. Made by `Client.subscribe`; used from its loop.
+_log = logging.getLogger(__name__)
 
-    Each message comes at least once. A lost link is replaced behind the scenes, and does not
-    bring again what the user has received and not given back.
-    """
+
+class TopicConsumer(ConsumerLink, Consumer):
+    """See Consumer."""
 
     def __init__(
-        self, connections: Connections, topic: TopicName, queue: ReceiveQueue, subscription: str,
-        *, consumer_type: ConsumerType, initial_position: InitialPosition, consumer_name: str,
-        negative_ack_redelivery_delay_s: float, filter_text: str = "", tags: str = "",
+        self, connections: Connections, topic: TopicName, options: ConsumerOptions
     ) -> None:
+        kind = KeyedQueue if options.holds_keys else ReceiveQueue
+        queue = kind(topic.full, topic.partition, fixed_window=options.window)
         super().__init__(connections, topic, queue)
-        self._subscription = subscription
-        self._type = consumer_type
-        self._initial_position = initial_position
-        self._consumer_name = consumer_name
-        self._filter = filter_text
-        self._tags = tags
-        self._negative_ack_delay_s = negative_ack_redelivery_delay_s
+        self._options = options
+        self._backoff = options.backoff
+        self._keyed_queue = queue if isinstance(queue, KeyedQueue) else None
+        self._failed_keys = FailedKeys()
         self._acknowledger = Acknowledger(queue)
-        self._redeliver: dict[Position, int | None] = {}
-        self._delayed: dict[Position, int | None] = {}
-        self._redeliver_timer: asyncio.TimerHandle | None = None
+        self._negatives = NegativeAcknowledger()
+        timeout_ms = options.unacked_messages_timeout_ms
+        self._timeouts = AcknowledgementTimeouts(timeout_ms / 1000) if timeout_ms else None
+        self._timer: asyncio.TimerHandle | None = None
+        self._active = False
 
     @property
     def subscription_name(self) -> str:
-        return self._subscription
+        return self._options.subscription_name
 
     @property
     def consumer_name(self) -> str:
-        return self._consumer_name
+        return self._options.consumer_name or self._given_name
+
+    @property
+    def is_active(self) -> bool:
+        """See Consumer."""
+        if self._options.consumer_type is ConsumerType.Failover:
+            return self._active
+        return self.is_connected
+
+    @property
+    def paused(self) -> bool:
+        return self._queue.paused
+
+    # Receiving.
 
     async def receive(self, timeout_millis: int | None = None) -> Message:
-        """The next message; raises OperationTimeout, or the error that ended this consumer."""
-        return await self._receive(timeout_millis)
+        """See Consumer."""
+        message = await self._receive(timeout_millis)
+        if self._timeouts is not None:
+            self._time((message,))
+        return message
 
     async def receive_many(
-        self, max_messages: int = 1000, timeout_millis: int | None = None
+        self, max_messages: int = 1000, timeout_millis: int | None = None,
+        max_bytes: int | None = None,
     ) -> list[Message]:
-        """What is there, at least one message; raises as `receive`."""
-        return await self._receive_many(max_messages, timeout_millis)
+        """See Consumer."""
+        messages = await self._receive_many(max_messages, timeout_millis, max_bytes)
+        if self._timeouts is not None:
+            self._time(messages)
+        return messages
+
+    async def batch_receive(self, policy: BatchReceivePolicy | None = None) -> list[Message]:
+        """See Consumer."""
+        policy = policy or self._options.batch_receive_policy or BatchReceivePolicy()
+        most = policy.max_num_message or self._queue.full_at
+        try:
+            await self._wait_for_message(
+                policy.timeout_ms or None, most, policy.max_num_bytes or None)
+        except OperationTimeout:
+            if not self._queue.count:
+                return []
+        messages = self._pop_many(most, policy.max_num_bytes or None)
+        if self._timeouts is not None:
+            self._time(messages)
+        return messages
+
+    def pause(self) -> None:
+        """See Consumer."""
+        self._queue.paused = True
+
+    def resume(self) -> None:
+        """See Consumer."""
+        self._queue.paused = False
+        self._wake()
+
+    # Settling.
 
     def acknowledge(self, message: Message | MessageId) -> Acknowledgement:
-        """Never deliver the message again; await the answer to know that this is durable."""
+        """See Consumer."""
         if self._end is not None:
             raise self._end
         group = self._acknowledger.add(message)
         if self._waker is not None and self._acknowledger.sendable:
             self._wake()
+        if self._timeouts is not None:
+            self._timeouts.settled(*_place(message))
         return group
 
+    def acknowledge_many(self, messages: Iterable[Message | MessageId]) -> Acknowledgements:
+        """See Consumer."""
+        return Acknowledgements(self.acknowledge(message) for message in messages)
+
     def acknowledge_cumulative(self, message: Message | MessageId) -> Acknowledgement:
-        """Never deliver the message and all before it again; not for shared subscriptions."""
+        """See Consumer."""
         if self._end is not None:
             raise self._end
-        if self._type is not ConsumerType.Exclusive:
-            raise InvalidArgument("cumulative acknowledgement needs an exclusive subscription")
+        if self._options.shares_out:
+            raise InvalidArgument(
+                "no cumulative acknowledgement where messages are shared out: the others have"
+                " some of those before; acknowledge each")
         message_id = message.message_id if isinstance(message, Message) else message
         group = self._acknowledger.add_cumulative(message_id)
         self._wake()
+        if self._timeouts is not None:
+            self._timeouts.settled_up_to(
+                (message_id.ledger_id, message_id.entry_id), message_id.batch_index)
         return group
 
-    def negative_acknowledge(self, message: Message | MessageId) -> None:
-        """Deliver the message again, after the redelivery delay."""
+    def negative_acknowledge(
+        self, message: Message | MessageId, delay: Delay | None = None, reason: str = ""
+    ) -> None:
+        """See Consumer."""
         if self._end is not None:
             raise self._end
-        message_id = message.message_id if isinstance(message, Message) else message
-        position = (message_id.ledger_id, message_id.entry_id)
-        if message_id.batch_index < 0:
-            bits, marked = None, -1
-        else:
-            before = self._delayed.get(position, 0)
-            marked = 1 << message_id.batch_index
-            bits = None if before is None else before | marked
-        self._delayed[position] = bits
-        self._queue.given_back(position, marked)
-        if self._redeliver_timer is None:
-            self._redeliver_timer = asyncio.get_running_loop().call_later(
-                self._negative_ack_delay_s, self._ask_for_redelivery)
+        count = message.redelivery_count if isinstance(message, Message) else 0
+        delay_ms = self._backoff.delay_ms(count) if delay is None else delay_ms_of(delay)
+        self._return(*_place(message), Terms(delay_ms, shortened(reason)))
+        if self._keyed_queue is not None and isinstance(message, Message):
+            self._hold_key_of(message)
+
+    def give_back(self, messages: Iterable[Message]) -> None:
+        """See Consumer."""
+        if self._end is not None:
+            raise self._end
+        for message in messages:
+            self._return(*_place(message), UNTRIED)
+
+    def redeliver_unacknowledged_messages(self) -> None:
+        """See Consumer."""
+        if self._end is not None:
+            raise self._end
+        self._give_back_queued()
+        for position, bits in self._queue.in_hand().items():
+            self._return(position, bits, Terms())
+
+    # The subscription.
 
     async def seek(self, where: MessageId | int | InitialPosition) -> None:
-        """Go on from a message (itself included) or a publish time in ms since the epoch.
-
-        Also moves the subscription of everybody else on it. Messages received before and not
-        acknowledged are delivered again when they lie behind the new place.
-        """
+        """See Consumer."""
         seek = seek_request(where)
         if (newest := self._acknowledger.newest) is not None:
             await newest
         await self._ask(lambda request, request_id: put_seek(request, request_id, seek))
-        self._forget_redeliveries()
+        self._forget_returns()
+        if self._timeouts is not None:
+            self._timeouts.clear()
 
     async def last_message_id(self) -> MessageId | None:
-        """The topic's last message; None when it has none."""
+        """See Consumer."""
         reply = await self._ask(
             lambda request, request_id: setattr(request, "last_message_id_request", request_id))
         last = reply.last_message_id
         return None if last.empty else message_id_of(self._topic.partition, last.position)
 
     async def unsubscribe(self) -> None:
-        """Delete the subscription, then close."""
+        """See Consumer."""
         deadline_s = (
             self._connections.clock.monotonic_s()
             + self._connections.settings.operation_timeout_s)
@@ -140,7 +214,7 @@ class Consumer(ConsumerLink):
         await self._stop()
 
     async def close(self) -> None:
-        """Send what is acknowledged, then leave the subscription; closing twice is fine."""
+        """See Consumer."""
         try:
             if self._end is None and (newest := self._acknowledger.newest) is not None:
                 async with asyncio.timeout(self._connections.settings.operation_timeout_s):
@@ -149,79 +223,159 @@ class Consumer(ConsumerLink):
             raise OperationTimeout("acknowledgements may not be durable") from error
         finally:
             if self._end is None:
+                self._give_back_queued()
+                self._tell_active(False)
                 await self._say(lambda request: setattr(request, "close", True))
             await self._stop()
-
-    async def __aenter__(self) -> Consumer:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def __aiter__(self) -> Consumer:
-        return self
-
-    async def __anext__(self) -> Message:
-        return await self.receive()
 
     # For the link.
 
     def _open_request(self) -> pb.OpenConsumer:
-        shared = self._type is ConsumerType.Shared
-        return pb.OpenConsumer(
-            subscription=self._subscription,
-            type=pb.SHARED if shared else pb.EXCLUSIVE,
-            initial_position=initial_position_of(self._initial_position),
-            durable=True,
-            consumer_name=self._consumer_name,
-            filter=self._filter,
-            tags=self._tags,
-        )
+        return self._options.open_request()
 
     def _linked_again(self) -> None:
-        # The new link brings again what was given back, so it must not be asked for.
-        self._forget_redeliveries()
+        self._negatives.link_lost()
+        self._failed_keys.clear()
+        self._follow_refusals()
         again = self._acknowledger.resend(self._next_request_id())
         if again is not None:
             self._unsent.insert(0, lambda request: request.acknowledge.append(again))
 
+    def _unlinked(self) -> None:
+        self._tell_active(False)
+
     def _fill(self, request: pb.ConsumeRequest) -> bool:
-        group = None
+        anything = False
         if self._acknowledger.sendable:
             group = self._acknowledger.next_request(self._next_request_id())
             assert group is not None
             request.acknowledge.append(group)
-        if self._redeliver:
-            for position in list(islice(self._redeliver, POSITIONS_A_REQUEST)):
-                request.redeliver.append(position_of(position, self._redeliver.pop(position)))
-            return True
-        return group is not None
+            anything = True
+        if self._negatives.sendable:
+            anything = self._negatives.fill(request) or anything
+            if self._failed_keys.untold and not self._negatives.sendable:
+                request_id = self._next_request_id()
+                request.acknowledge.add(request_id=request_id)
+                self._failed_keys.told(request_id)
+        return anything
 
     def _answered(self, done: pb.RequestDone) -> None:
+        if self._failed_keys.answered(done.request_id):
+            self._follow_refusals()
+            return
         error = to_exception(done.error) if done.HasField("error") else None
         if self._acknowledger.settled(done.request_id, error) and self._acknowledger.sendable:
             self._wake()
 
-    def _ended(self, error: MagnetarError) -> None:
-        self._forget_redeliveries()
-        self._acknowledger.fail(error)
+    def _active_changed(self, active: bool) -> None:
+        if not active:
+            self._give_back_queued()
+        self._tell_active(active)
 
-    def _ask_for_redelivery(self) -> None:
-        self._redeliver_timer = None
-        for position, bits in self._delayed.items():
-            before = self._redeliver.get(position, 0)
-            self._redeliver[position] = None if before is None or bits is None else before | bits
-        self._delayed = {}
+    def _ended(self, error: MagnetarError) -> None:
+        self._forget_returns()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._acknowledger.fail(error)
+        self._tell_active(False)
+
+    # What is given back.
+
+    def _return(self, position: Position, bits: int | None, terms: Terms) -> None:
+        self._negatives.add(position, bits, terms)
+        self._queue.given_back(position, -1 if bits is None else bits)
+        if self._timeouts is not None:
+            self._timeouts.settled(position, bits)
         self._wake()
 
-    def _forget_redeliveries(self) -> None:
-        self._redeliver, self._delayed = {}, {}
-        if self._redeliver_timer is not None:
-            self._redeliver_timer.cancel()
-            self._redeliver_timer = None
+    def _give_back_queued(self) -> None:
+        for position, bits in self._queue.withdraw_all().items():
+            self._negatives.add(position, bits, UNTRIED)
+        self._wake()
+
+    def _hold_key_of(self, message: Message) -> None:
+        """What waits of its key and comes after it is not handed out before it."""
+        key = key_of(message.entry.view, message.index)
+        if key is None or self._keyed_queue is None or self._stream is None:
+            return
+        self._failed_keys.add(key, (*message.entry.position, message.index))
+        self._queue.refuse = self._refuse
+        for position, bits in self._keyed_queue.withdraw_behind(message).items():
+            self._negatives.add(position, bits, UNTRIED)
+
+    def _refuse(self, position: Position, view: EntryView, meant: Meant) -> Meant:
+        """Of a delivery, what the user may have; the rest is given back."""
+        kept = dict[int, Terms]()
+        for terms, bits in self._negatives.take_kept(position, bits_of(meant)):
+            kept |= {index: terms for index in meant if bits >> index & 1}
+        wanted = []
+        for index in meant:
+            key = key_of(view, index) if self._keyed_queue is not None else None
+            if (terms_kept := kept.get(index)) is not None:
+                self._return(position, 1 << index, terms_kept)
+                if key is not None:
+                    self._failed_keys.add(key, (*position, index))
+            elif self._failed_keys.refuses(key, (*position, index)):
+                self._return(position, 1 << index, UNTRIED)
+            else:
+                wanted.append(index)
+        self._follow_refusals()
+        return wanted
+
+    def _follow_refusals(self) -> None:
+        needed = self._negatives.keeps or bool(self._failed_keys)
+        self._queue.refuse = self._refuse if needed else None
+
+    def _forget_returns(self) -> None:
+        self._negatives.forget()
+        self._failed_keys.clear()
+        self._follow_refusals()
+
+    # What takes too long.
+
+    def _time(self, messages: Iterable[Message]) -> None:
+        assert self._timeouts is not None
+        now_s = self._connections.clock.monotonic_s()
+        for message in messages:
+            self._timeouts.handed_out(message.entry, 1 << message.index, now_s)
+        self._arm(now_s)
+
+    def _arm(self, now_s: float) -> None:
+        assert self._timeouts is not None
+        due_s = self._timeouts.next_due_s
+        if self._timer is None and due_s is not None and self._end is None:
+            self._timer = asyncio.get_running_loop().call_later(
+                max(due_s - now_s, 0), self._give_up_waiting)
+
+    def _give_up_waiting(self) -> None:
+        assert self._timeouts is not None
+        self._timer = None
+        now_s = self._connections.clock.monotonic_s()
+        for entry, bits in self._timeouts.overdue(now_s):
+            for index in indexes_of(bits):
+                self.negative_acknowledge(Message(entry, index), reason=TIMED_OUT)
+        self._arm(now_s)
+
+    def _tell_active(self, active: bool) -> None:
+        if active == self._active:
+            return
+        self._active = active
+        if self._options.on_active_changed is not None:
+            try:
+                self._options.on_active_changed(self, active)
+            except Exception:
+                _log.exception("on_active_changed of a consumer of %s failed", self.topic)
+
+
+def _place(message: Message | MessageId) -> tuple[Position, int | None]:
+    """Its entry, and its bit; None: the whole entry."""
+    if isinstance(message, Message):
+        return message.entry.position, 1 << message.index
+    if not isinstance(message, MessageId):
+        raise InvalidArgument(f"settle a Message or MessageId, not {message!r}")
+    bits = None if message.batch_index < 0 else 1 << message.batch_index
+    return (message.ledger_id, message.entry_id), bits
 
 
 def initial_position_of(position: InitialPosition) -> pb.InitialPosition.ValueType:

@@ -13,6 +13,8 @@ from magnetar.errors import (
     AlreadyClosed,
     ConnectionFailed,
     ConsumerBusy,
+    EndOfTopic,
+    InvalidArgument,
     InvalidFrame,
     MagnetarError,
     OperationTimeout,
@@ -57,6 +59,9 @@ class ConsumerLink(ABC):
         """The broker said `closed`, or the link was lost."""
         self._closed_by_broker = False
         self._link_error: MagnetarError | None = None
+        self._given_name = ""
+        """What the broker calls this consumer."""
+        self._at_end_of_topic = False
 
     @property
     def topic(self) -> str:
@@ -90,6 +95,14 @@ class ConsumerLink(ABC):
         """A new link is open."""
         return
 
+    def _unlinked(self) -> None:
+        """The link was lost."""
+        return
+
+    def _active_changed(self, active: bool) -> None:
+        """The broker serves this consumer, or does no longer."""
+        return
+
     def _ended(self, error: MagnetarError) -> None:
         """There will be no more links."""
         return
@@ -110,30 +123,55 @@ class ConsumerLink(ABC):
             self._wake()
         return message
 
-    async def _receive_many(self, most: int, timeout_millis: int | None) -> list[Message]:
+    async def _receive_many(
+        self, most: int, timeout_millis: int | None, most_bytes: int | None = None
+    ) -> list[Message]:
+        if most < 1 or (most_bytes is not None and most_bytes < 1):
+            raise InvalidArgument("ask for at least one message, and one byte")
         if not self._queue.count:
             await self._wait_for_message(timeout_millis)
-        messages = self._queue.pop_many(most)
+        return self._pop_many(most, most_bytes)
+
+    def _pop_many(self, most: int, most_bytes: int | None) -> list[Message]:
+        messages = self._queue.pop_many(most, most_bytes)
         if self._waker is not None and self._queue.permits_due:
             self._wake()
         return messages
 
-    async def _wait_for_message(self, timeout_millis: int | None) -> None:
-        """Raises OperationTimeout; does not lose a message when cancelled."""
+    async def _wait_for_message(
+        self, timeout_millis: int | None, enough: int = 1, enough_bytes: int | None = None
+    ) -> None:
+        """Until there is as much, or the queue is full; what there is when no more will come.
+
+        Raises OperationTimeout; does not lose a message when cancelled.
+        """
+        queue = self._queue
         try:
             async with asyncio.timeout(
                 None if timeout_millis is None else timeout_millis / 1000
             ):
-                while not self._queue.count:
+                while queue.count < min(enough, queue.full_at):
+                    filled = enough_bytes is not None and queue.queued_bytes >= enough_bytes
+                    if queue.count and (filled or self._no_more):
+                        return
                     if self._damage:
                         raise self._damage.pop(0)
                     if self._end is not None:
                         raise self._end
+                    if self._no_more:
+                        raise EndOfTopic(
+                            f"{self.topic} was terminated and all of it was received")
                     future = asyncio.get_running_loop().create_future()
                     self._receivers.append(future)
                     await future
         except TimeoutError as error:
             raise OperationTimeout(f"no message within {timeout_millis} ms") from error
+
+    @property
+    def _no_more(self) -> bool:
+        """Something has to be told before there are more messages, if ever."""
+        return bool(self._damage) or self._end is not None or (
+            self._at_end_of_topic and not self._queue.expects_more)
 
     # Requests with an answer.
 
@@ -190,6 +228,7 @@ class ConsumerLink(ABC):
         reply = _parsed(frame)
         if not reply.HasField("opened"):
             raise ConnectionFailed("the broker did not answer the opening of the consumer")
+        self._given_name = reply.opened.consumer_name
         return True
 
     async def _run(self) -> None:
@@ -205,6 +244,8 @@ class ConsumerLink(ABC):
                 self._stream.close()
                 self._stream = None
                 self._link_error = error
+                self._at_end_of_topic = False
+                self._unlinked()
                 self._parted.set()
                 if self._closed_by_broker:
                     return
@@ -302,10 +343,16 @@ class ConsumerLink(ABC):
                 raise to_exception(done.error)  # the request is sent again on the next link
             if reply.epoch and not done.HasField("error"):
                 self._queue.begin_epoch(reply.epoch)
+                self._at_end_of_topic = False
             if not self._resolve(done.request_id, reply, done):
                 self._answered(done)
         if reply.HasField("last_message_id"):
             self._resolve(reply.last_message_id.request_id, reply, None)
+        if reply.HasField("active_changed"):
+            self._active_changed(reply.active_changed.active)
+        if reply.end_of_topic:
+            self._at_end_of_topic = True
+            self._wake_receivers()
         if reply.closed:
             self._closed_by_broker = True
             self._parted.set()

@@ -14,6 +14,7 @@
     ├── ProducerBusy               the topic has an exclusive producer, or others
     ├── BacklogQuotaExceeded       consumers are too far behind for the topic to take more
     ├── TopicTerminated            the topic takes no more messages, for ever
+    │   └── EndOfTopic             and all of them were received
     ├── SequenceOverlap            part of the batch is already stored
     ├── ConsumerBusy               an exclusive subscription has its consumer
     ├── TopicNotFound / SubscriptionNotFound / MessageNotFound
@@ -96,6 +97,10 @@ class BacklogQuotaExceeded(MagnetarError):
 
 class TopicTerminated(MagnetarError):
     """The topic was terminated: it takes no more messages, and ends after its last one."""
+
+
+class EndOfTopic(TopicTerminated):
+    """Every message of a terminated topic was received; there will be no more."""
 
 
 class SequenceOverlap(MagnetarError):

@@ -8,7 +8,7 @@ from magnetar.connection import Connections
 from magnetar.consumer import initial_position_of, message_id_of, put_seek, seek_request
 from magnetar.consumer_link import ConsumerLink
 from magnetar.enums import InitialPosition
-from magnetar.errors import MagnetarError, NotSupported
+from magnetar.errors import EndOfTopic, MagnetarError, NotSupported
 from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.receive_queue import ReceiveQueue
@@ -43,14 +43,19 @@ class Reader(ConsumerLink):
             self._begin_after(await self.last_message_id())
 
     async def read_next(self, timeout_millis: int | None = None) -> Message:
-        """The next message; raises OperationTimeout, or the error that ended this reader."""
+        """The next message.
+
+        Raises OperationTimeout, EndOfTopic after the last message of a terminated topic, or the
+        error that ended this reader.
+        """
         return await self._receive(timeout_millis)
 
     async def read_many(
-        self, max_messages: int = 1000, timeout_millis: int | None = None
+        self, max_messages: int = 1000, timeout_millis: int | None = None,
+        max_bytes: int | None = None,
     ) -> list[Message]:
         """What is there, at least one message; raises as `read_next`."""
-        return await self._receive_many(max_messages, timeout_millis)
+        return await self._receive_many(max_messages, timeout_millis, max_bytes)
 
     async def last_message_id(self) -> MessageId | None:
         """The topic's last message; None when it has none."""
@@ -117,7 +122,10 @@ class Reader(ConsumerLink):
         return self
 
     async def __anext__(self) -> Message:
-        return await self.read_next()
+        try:
+            return await self.read_next()
+        except EndOfTopic:
+            raise StopAsyncIteration from None
 
     def _begin_after(self, last: MessageId | None) -> None:
         """Fix the place where a next link begins while nothing has been read."""

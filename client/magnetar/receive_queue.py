@@ -28,6 +28,12 @@ HELD_ENTRIES = 100_000
 """Beyond it the oldest are forgotten, and may be seen again after a reconnect."""
 
 
+Meant = list[int] | range
+"""Batch indexes, growing."""
+Refuse = Callable[[Position, EntryView, Meant], Meant]
+"""Told of each delivery; answers with the messages that are to be handed out."""
+
+
 @dataclass(slots=True)
 class Held:
     """Bits over an entry's batch indexes."""
@@ -38,7 +44,7 @@ class Held:
     acknowledged: int = 0
 
 
-def bits_of(indexes: list[int] | range) -> int:
+def bits_of(indexes: Meant) -> int:
     """The bitmap with these bits set."""
     if isinstance(indexes, range):
         return ((1 << len(indexes)) - 1) << indexes.start
@@ -50,7 +56,7 @@ def bits_of(indexes: list[int] | range) -> int:
 
 def _opened(
     client_part: memoryview, delivered: Delivered
-) -> tuple[EntryView, list[int] | range]:
+) -> tuple[EntryView, Meant]:
     """The entry, read by the batch indexes of its messages' ids, and which of them are meant."""
     if delivered.picked:
         cut = PickedView(client_part, delivered.picked)
@@ -76,13 +82,18 @@ class ReceiveQueue:
         self._holds = holds
         self._window = fixed_window or FIRST_WINDOW
         self._entries: deque[ReceivedEntry] = deque()
+        self.refuse: Refuse | None = None
         self._held: dict[Position, Held] = {}
+        self.paused = False
+        """No permits are given."""
         self._granted = 0
         """Permits given on this link and not used up by deliveries."""
         self._epoch = 0
         self._new_link = True
         self.count = 0
         """Messages ready to be handed out."""
+        self.queued_bytes = 0
+        """Content of the entries that have some."""
         self.last_handed_out: tuple[int, int, int] | None = None
         self.first_delivered: Position | None = None
         """Where delivery began, until something is handed out."""
@@ -109,15 +120,21 @@ class ReceiveQueue:
             meant = [index for index in meant if index > not_above[2]]
         if self._holds:
             meant = self._hold(position, meant)
+        if self.refuse is not None:
+            meant = self.refuse(position, view, meant)
         if not meant:
             return
         if self.first_delivered is None:
             self.first_delivered = position
         self._follow_size(view)
-        self._entries.append(ReceivedEntry(
+        self._append(ReceivedEntry(
             self._topic_name, self._partition, *position, view, meant,
             delivered.redelivery_count, delivered.epoch))
-        self.count += len(meant)
+
+    def _append(self, entry: ReceivedEntry) -> None:
+        self._entries.append(entry)
+        self.count += len(entry.meant)
+        self.queued_bytes += entry.view.header.uncompressed_bytes
 
     def pass_over(self, delivered: Delivered) -> None:
         """An entry that cannot be read used up permits all the same: those its header tells of,
@@ -132,9 +149,9 @@ class ReceiveQueue:
 
     def pop(self) -> Message | None:
         """The next message, or None."""
-        if not self._entries:
+        if not self.count:
             return None
-        entry = self._entries[0]
+        entry = self._first()
         at = entry.next_index
         entry.next_index = at + 1
         self.count -= 1
@@ -142,12 +159,17 @@ class ReceiveQueue:
             self._hand_out_rest(self._entries.popleft())
         return Message(entry, entry.meant[at])
 
-    def pop_many(self, most: int) -> list[Message]:
-        """Up to `most` messages."""
+    def pop_many(self, most: int, most_bytes: int | None = None) -> list[Message]:
+        """Up to `most` messages; a limit in bytes still lets one through."""
         found: list[Message] = []
-        while self._entries and most > 0:
-            entry = self._entries[0]
+        while self.count and most > 0:
+            entry = self._first()
             at, stop = entry.next_index, min(len(entry.meant), entry.next_index + most)
+            if most_bytes is not None:
+                fitting, most_bytes = _fitting(entry, at, stop, most_bytes, not found)
+                if fitting == at:
+                    break
+                stop = fitting
             found += [Message(entry, index) for index in entry.meant[at:stop]]
             entry.next_index = stop
             self.count -= stop - at
@@ -156,8 +178,47 @@ class ReceiveQueue:
                 self._hand_out_rest(self._entries.popleft())
         return found
 
+    def _first(self) -> ReceivedEntry:
+        """The entry with the next message; there is one."""
+        entry = self._entries[0]
+        while entry.next_index == len(entry.meant):  # the rest of it was withdrawn
+            self._hand_out_rest(self._entries.popleft())
+            entry = self._entries[0]
+        return entry
+
+    def withdraw(self, entry: ReceivedEntry, bits: int) -> int:
+        """Do not hand these messages out; answers with those that had not been."""
+        at = entry.next_index
+        left = [index for index in entry.meant[at:] if not bits >> index & 1]
+        found = bits_of(entry.meant[at:]) & bits
+        if found:
+            entry.meant = [*entry.meant[:at], *left]
+            self.count -= found.bit_count()
+            self.given_back(entry.position, found)
+        return found
+
+    def withdraw_all(self) -> dict[Position, int]:
+        """Do not hand out anything of what has come; answers with what that was."""
+        found: dict[Position, int] = {}
+        for entry in self._entries:
+            if bits := self.withdraw(entry, -1):
+                found[entry.position] = found.get(entry.position, 0) | bits
+            self._hand_out_rest(entry)
+        self._drop(lambda _: True)
+        return found
+
+    def in_hand(self) -> dict[Position, int]:
+        """What was handed out and is neither durably acknowledged nor given back, once
+        everything queued was withdrawn."""
+        return {
+            position: bits for position, held in self._held.items()
+            if (bits := held.handed_out & ~held.given_back & ~held.acknowledged)
+        }
+
     def due_permits(self) -> int:
         """Permits to give now, or 0: they are given in bulk."""
+        if self.paused:
+            return 0
         due = self._window - self._granted - self.count
         if due * 4 < self._window:
             return 0
@@ -166,7 +227,13 @@ class ReceiveQueue:
 
     @property
     def permits_due(self) -> bool:
-        return (self._window - self._granted - self.count) * 4 >= self._window
+        due = self._window - self._granted - self.count
+        return due * 4 >= self._window and not self.paused
+
+    @property
+    def full_at(self) -> int:
+        """With so many messages ready, more may never come before some are handed out."""
+        return max(self._window * 3 // 4, 1)
 
     def acknowledged(self, position: Position, bits: int | None) -> None:
         """These messages are durably acknowledged; None: the whole entry."""
@@ -188,6 +255,11 @@ class ReceiveQueue:
         held = self._held.get(position)
         if held is not None:
             held.given_back |= bits
+
+    @property
+    def expects_more(self) -> bool:
+        """Whether something given back has not come again."""
+        return any(held.given_back for held in self._held.values())
 
     def begin_epoch(self, epoch: int) -> None:
         """A seek happened: nothing of before it is handed out any more."""
@@ -222,9 +294,11 @@ class ReceiveQueue:
 
     def _drop(self, unwanted: Callable[[ReceivedEntry], bool]) -> None:
         self._entries = deque(entry for entry in self._entries if not unwanted(entry))
+        self.queued_bytes = sum(
+            entry.view.header.uncompressed_bytes for entry in self._entries)
         self.count = sum(len(entry.meant) - entry.next_index for entry in self._entries)
 
-    def _hold(self, position: Position, meant: list[int] | range) -> list[int] | range:
+    def _hold(self, position: Position, meant: Meant) -> Meant:
         bits = bits_of(meant)
         held = self._held.get(position)
         if held is None:
@@ -241,7 +315,9 @@ class ReceiveQueue:
         return meant
 
     def _hand_out_rest(self, entry: ReceivedEntry) -> None:
-        self.last_handed_out = (*entry.position, entry.meant[-1])
+        self.queued_bytes -= entry.view.header.uncompressed_bytes
+        if entry.next_index:
+            self.last_handed_out = (*entry.position, entry.meant[entry.next_index - 1])
         self._mark_handed_out(entry)
 
     def _mark_handed_out(self, entry: ReceivedEntry) -> None:
@@ -254,3 +330,15 @@ class ReceiveQueue:
             size = (view.header.uncompressed_bytes + view.header.properties_bytes) // view.count
             window = min(max(WINDOW_BYTES // (size + 32), 1), LARGEST_WINDOW)
             self._window = (self._window + window + 1) // 2
+
+
+def _fitting(
+    entry: ReceivedEntry, at: int, stop: int, most_bytes: int, one_in_any_case: bool
+) -> tuple[int, int]:
+    """Where to stop between `at` and `stop`, and how many bytes are left then."""
+    for place in range(at, stop):
+        size = entry.view.message_bytes(entry.meant[place])
+        if size > most_bytes and not (one_in_any_case and place == at):
+            return place, most_bytes
+        most_bytes = max(most_bytes - size, 0)
+    return stop, most_bytes

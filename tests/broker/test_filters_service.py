@@ -13,7 +13,7 @@ from broker.conversation import Delivery
 from magnetar import Client, CompressionType, ConsumerType, InitialPosition
 from magnetar import sync as blocking
 from magnetar.cli.app import app
-from magnetar.consumer import Consumer
+from magnetar.consuming import Consumer
 from magnetar.errors import ConsumerBusy, InvalidArgument, NotSupported, OperationTimeout
 from magnetar.message import Message
 from tests.broker.test_service import served

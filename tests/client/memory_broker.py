@@ -13,38 +13,32 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from magnetar.entry import EntryView, Flag, Prefix, check, encode_prefix
+from magnetar.entry import EntryView, Flag, check
 from magnetar.errors import ConsumerBusy, InvalidFrame, NotSupported
 from magnetar.topic import TopicName
 from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.errors import to_error
-from magnetar.wire.frames import Delivered, decode_batches, encode_deliveries
+from magnetar.wire.frames import decode_batches
 from magnetar.wire.options import SERVER_OPTIONS
-
-LEDGER_ID = 7
-
-
-class LinkDropped(Exception):
-    """The script says that this link breaks now."""
-
-
-@dataclass
-class MemorySubscription:
-    position: int
-    epoch: int = 0
-    acknowledged: dict[int, int] = field(default_factory=dict)
-    deliveries: dict[int, int] = field(default_factory=dict)
-    session: MemorySession | None = None
+from tests.client.memory_subscription import (
+    LEDGER_ID,
+    LinkDropped,
+    MemorySession,
+    MemorySubscription,
+)
 
 
 @dataclass
 class MemoryTopic:
     name: str
+    cluster: MemoryCluster
     entries: list[bytes] = field(default_factory=list)
     sources: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     subscriptions: dict[str, MemorySubscription] = field(default_factory=dict)
     sessions: list[MemorySession] = field(default_factory=list)
+    terminated: bool = False
+    views: list[EntryView] = field(default_factory=list)
 
     def last_sequence_id(self, producer: str) -> int:
         known = self.sources.get(producer)
@@ -52,6 +46,37 @@ class MemoryTopic:
 
     def payloads(self) -> list[bytes]:
         return [payload for entry in self.entries for payload in EntryView(entry).payloads()]
+
+    def view(self, entry: int) -> EntryView:
+        while len(self.views) <= entry:
+            self.views.append(EntryView(self.entries[len(self.views)]))
+        return self.views[entry]
+
+    def end(self, initial_position: int) -> int:
+        return 0 if initial_position == pb.EARLIEST else len(self.entries)
+
+    def subscription(self, opening: pb.OpenConsumer) -> MemorySubscription:
+        """A broadcast consumer has one of its own, under its name."""
+        name = opening.subscription
+        if opening.type == pb.BROADCAST:
+            name += f"@{opening.consumer_name}"
+        known = self.subscriptions.get(name)
+        if known is None:
+            begin = self.end(opening.initial_position)
+            known = self.subscriptions[name] = MemorySubscription(self, opening.type, begin)
+        return known
+
+    def append(self, batch: bytes) -> None:
+        self.entries.append(batch)
+        self.pump()
+
+    def pump(self) -> None:
+        for session in self.sessions:
+            session.subscription.pump()
+
+    def terminate(self) -> None:
+        self.terminated = True
+        self.pump()
 
     def publish(self, batch: bytes) -> pb.Receipt:
         header = check(batch)
@@ -68,130 +93,8 @@ class MemoryTopic:
         else:
             known[header.first_sequence_id] = (header.last_sequence_id, len(self.entries))
             receipt.entry_id = len(self.entries)
-            self.entries.append(batch)
-            for session in self.sessions:
-                session.pump()
+            self.append(batch)
         return receipt
-
-
-class MemorySession:
-    """One consumer's stream."""
-
-    def __init__(self, topic: MemoryTopic, opening: pb.OpenConsumer) -> None:
-        self.topic = topic
-        self.out: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.permits = 0
-        self.corrupt_deliveries = 0
-        self.redeliver: deque[tuple[int, int]] = deque()
-        if opening.subscription:
-            known = topic.subscriptions.get(opening.subscription)
-            if known is None:
-                known = MemorySubscription(self._end(opening.initial_position))
-                topic.subscriptions[opening.subscription] = known
-            if known.session is not None:
-                raise ConsumerBusy("the subscription has its consumer")
-            self.subscription = known
-            known.session = self
-            self.next = min(known.position, len(topic.entries))
-        else:
-            self.subscription = MemorySubscription(0)
-            self.next = self._end(opening.initial_position)
-            if opening.HasField("start"):
-                whole = opening.start.batch_index < 0
-                self.next = opening.start.entry_id + (whole and not opening.start_inclusive)
-
-    def _end(self, position: int) -> int:
-        return 0 if position == pb.EARLIEST else len(self.topic.entries)
-
-    def pump(self) -> None:
-        """Deliver while there are permits; an entry may overdraw them."""
-        found: list[Delivered] = []
-        while self.permits > 0 and (self.redeliver or self.next < len(self.topic.entries)):
-            if self.redeliver:
-                index, wanted = self.redeliver.popleft()
-            else:
-                index, wanted = self.next, -1
-                self.next += 1
-            count = check(self.topic.entries[index]).count
-            everything = (1 << count) - 1
-            skip = (self.subscription.acknowledged.get(index, 0) | ~wanted) & everything
-            if skip == everything:
-                continue
-            self.permits -= count - skip.bit_count()
-            redelivered = self.subscription.deliveries.get(index, 0)
-            self.subscription.deliveries[index] = redelivered + 1
-            entry = encode_prefix(Prefix(1, 1, 0)) + self.topic.entries[index]
-            if self.topic.name.endswith("damaged") or self.corrupt_deliveries:
-                self.corrupt_deliveries -= 1
-                entry = entry[:-1] + bytes([entry[-1] ^ 1])
-            bitmap = skip.to_bytes((count + 7) // 8, "little") if skip else b""
-            found.append(Delivered(
-                LEDGER_ID, index, entry, bitmap, redelivered, self.subscription.epoch))
-        if found:
-            self.out.put_nowait(encode_deliveries(found))
-
-    def take(self, request: pb.ConsumeRequest, broker: MemoryBroker) -> None:
-        reply = pb.ConsumeReply()
-        for acknowledge in request.acknowledge:
-            for position in acknowledge.individual:
-                self._acknowledge(position)
-            if acknowledge.HasField("cumulative"):
-                last = acknowledge.cumulative
-                for index in range(last.entry_id):
-                    self.subscription.acknowledged[index] = -1
-                self._acknowledge(pb.Position(
-                    entry_id=last.entry_id,
-                    batch_indexes=((2 << last.batch_index) - 1).to_bytes(64, "little")))
-            broker.cluster.acknowledge_requests += 1
-            if broker.cluster.lose_acknowledge_replies:
-                broker.cluster.lose_acknowledge_replies -= 1
-                raise LinkDropped
-            reply.done.add(request_id=acknowledge.request_id)
-        for position in request.redeliver:
-            bits = int.from_bytes(position.batch_indexes, "little") or -1
-            self.redeliver.append((position.entry_id, bits))
-        if request.HasField("seek"):
-            self._seek(request.seek)
-            reply.done.add(request_id=request.seek.request_id)
-            reply.epoch = self.subscription.epoch
-        if request.last_message_id_request:
-            end = pb.LastMessageId(request_id=request.last_message_id_request)
-            end.empty = not self.topic.entries
-            if self.topic.entries:
-                end.position.CopyFrom(pb.Position(
-                    ledger_id=LEDGER_ID, entry_id=len(self.topic.entries) - 1,
-                    batch_index=check(self.topic.entries[-1]).count - 1))
-            reply.last_message_id.CopyFrom(end)
-        if request.unsubscribe:
-            self.topic.subscriptions = {
-                name: known for name, known in self.topic.subscriptions.items()
-                if known is not self.subscription}
-        reply.closed = request.close or request.unsubscribe
-        if reply.closed and self.subscription.session is self:
-            self.subscription.session = None  # free for the next before the reply says so
-        if reply.ByteSize():
-            self.out.put_nowait(reply.SerializeToString())
-        self.permits += request.permits
-        self.pump()
-
-    def _acknowledge(self, position: pb.Position) -> None:
-        bits = int.from_bytes(position.batch_indexes, "little")
-        if not position.batch_indexes:
-            bits = -1 if position.batch_index < 0 else 1 << position.batch_index
-        known = self.subscription.acknowledged
-        known[position.entry_id] = known.get(position.entry_id, 0) | bits
-
-    def _seek(self, seek: pb.Seek) -> None:
-        self.subscription.epoch += 1
-        self.subscription.acknowledged.clear()
-        self.redeliver.clear()
-        if seek.HasField("position"):
-            self.next = seek.position.entry_id
-            if seek.position.batch_index > 0:
-                self.subscription.acknowledged[self.next] = (1 << seek.position.batch_index) - 1
-        else:
-            self.next = self._end(seek.initial_position)
-        self.subscription.position = self.next
 
 
 class MemoryCluster:
@@ -214,7 +117,7 @@ class MemoryCluster:
 
     def topic(self, name: str) -> MemoryTopic:
         full = TopicName.parse(name).full
-        return self.topics.setdefault(full, MemoryTopic(full))
+        return self.topics.setdefault(full, MemoryTopic(full, self))
 
     async def start_broker(self) -> MemoryBroker:
         broker = MemoryBroker(self)
@@ -367,7 +270,12 @@ class MemoryBroker:
 
         listening = asyncio.create_task(listen())
         try:
-            yield pb.ConsumeReply(opened=pb.ConsumerOpened(topic=topic.name)).SerializeToString()
+            yield pb.ConsumeReply(opened=pb.ConsumerOpened(
+                topic=topic.name, consumer_name=opening.consumer_name or "given",
+            )).SerializeToString()
+            subscription = session.subscription
+            if subscription.kind == pb.FAILOVER and subscription.active is session:
+                subscription.tell_active()
             while (frame := await session.out.get()) is not None:
                 yield frame
             await context.abort(grpc.StatusCode.UNAVAILABLE, "dropped")
@@ -376,5 +284,4 @@ class MemoryBroker:
             await asyncio.gather(listening, return_exceptions=True)
             topic.sessions.remove(session)
             self._sessions.discard(session)
-            if session.subscription.session is session:
-                session.subscription.session = None
+            session.subscription.detach(session)

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from magnetar.client import Client
-from magnetar.consumer import Consumer
-from magnetar.enums import ConsumerType, InitialPosition
+from magnetar.consuming import Consumer
+from magnetar.enums import InitialPosition
 from magnetar.errors import (
     AlreadyClosed,
     ConsumerBusy,
@@ -134,33 +134,6 @@ async def test_an_acknowledgement_whose_answer_was_lost_is_sent_again(
     assert await receive(consumer, 2) == numbered(3)[1:]
 
 
-async def test_a_negative_acknowledgement_brings_the_message_again(client: Client) -> None:
-    await publish(client, numbered(5))
-    consumer = await client.subscribe(
-        "t", "s", initial_position=EARLIEST, negative_ack_redelivery_delay_ms=1)
-    messages = [await consumer.receive(5000) for _ in range(5)]
-    consumer.negative_acknowledge(messages[3])
-    consumer.negative_acknowledge(messages[1])
-
-    again = [await consumer.receive(5000) for _ in range(2)]
-
-    assert sorted(message.data for message in again) == [b"000001", b"000003"]
-    assert all(message.redelivery_count > 0 for message in again)
-
-
-async def test_given_back_before_the_link_broke(client: Client, cluster: MemoryCluster) -> None:
-    await publish(client, numbered(5))
-    consumer = await client.subscribe(
-        "t", "s", initial_position=EARLIEST, negative_ack_redelivery_delay_ms=60_000)
-    messages = [await consumer.receive(5000) for _ in range(4)]
-    consumer.negative_acknowledge(messages[2])
-    cluster.drop_links()
-
-    assert sorted(await receive(consumer, 2)) == [b"000002", b"000004"]
-    with pytest.raises(OperationTimeout):
-        await consumer.receive(20)
-
-
 async def test_seek(client: Client) -> None:
     await publish(client, numbered(50))
     consumer = await client.subscribe("t", "s", initial_position=EARLIEST)
@@ -242,16 +215,11 @@ async def test_exclusive_and_unsubscribe(client: Client, cluster: MemoryCluster)
 
 async def test_what_is_not_there(client: Client) -> None:
     with pytest.raises(NotSupported):
-        await client.subscribe("t", "s", consumer_type=ConsumerType.Failover)
-    with pytest.raises(NotSupported):
         await client.create_producer("non-persistent://a/b/c")
     with pytest.raises(InvalidTopicName):
         await client.create_producer("a/b")
     with pytest.raises(InvalidArgument):
         await client.subscribe("t", "")
-    shared = await client.subscribe("t", "s", consumer_type=ConsumerType.Shared)
-    with pytest.raises(InvalidArgument):
-        shared.acknowledge_cumulative(MessageId.earliest)
 
 
 async def test_a_cancelled_receive_loses_nothing(client: Client) -> None:

@@ -19,16 +19,16 @@ from tests.client.memory_broker import MemoryCluster
 @pytest.fixture
 def cluster() -> Iterator[MemoryCluster]:
     """Served by the SDK's own loop: gRPC wants one loop a process."""
-    from magnetar.sync import _THREAD
+    from magnetar.sync import THREAD
 
     async def start() -> MemoryCluster:
         cluster = MemoryCluster()
         await cluster.start_broker()
         return cluster
 
-    cluster = _THREAD.run(start())
+    cluster = THREAD.run(start())
     yield cluster
-    _THREAD.run(cluster.stop())
+    THREAD.run(cluster.stop())
 
 
 def test_everything_blocks_until_done(cluster: MemoryCluster) -> None:
@@ -104,10 +104,10 @@ def test_produce_and_consume_commands(cluster: MemoryCluster) -> None:
 
 def test_perf_commands(cluster: MemoryCluster) -> None:
     from magnetar.cli import load
-    from magnetar.sync import _THREAD
+    from magnetar.sync import THREAD
 
     def run(topic: str, rate: int, seconds: float, publish: bool, consume: bool) -> Any:
-        return _THREAD.run(
+        return THREAD.run(
             load._run(cluster.url, topic, rate, 64, seconds, publish, consume))
 
     report = run("perf", 200, 0.3, True, True)

@@ -1,0 +1,109 @@
+"""Publishing from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Self
+
+from magnetar.errors import MagnetarError, ProducerQueueFull
+from magnetar.message_id import MessageId
+from magnetar.partitioned_producer import AnyProducer
+from magnetar.scheduled_id import ScheduledId
+from magnetar.sync.loop_thread import THREAD
+from magnetar.ticket import Ticket
+
+_CALLBACKS: set[asyncio.Task[None]] = set()
+
+
+class Producer:
+    """Publishes to one topic; safe to use from several threads."""
+
+    def __init__(self, producer: AnyProducer) -> None:
+        self._producer = producer
+
+    topic = property(lambda self: self._producer.topic, doc="The topic's full name.")
+    producer_name = property(
+        lambda self: self._producer.producer_name, doc="The name the broker knows it by.")
+
+    @property
+    def last_sequence_id(self) -> int:
+        """The highest sequence id known to be durable; -1: none."""
+        return self._producer.last_sequence_id
+
+    @property
+    def acknowledged_messages(self) -> int:
+        """How many messages of this producer are durable."""
+        return self._producer.acknowledged_messages
+
+    def send(
+        self, content: bytes, properties: Mapping[str, str] | None = None,
+        partition_key: str | None = None, ordering_key: str | None = None,
+        sequence_id: int | None = None, event_timestamp: int | None = None,
+        deliver_at: int | None = None, deliver_after: timedelta | float | None = None,
+        tag: str | None = None, time_to_live: timedelta | float | None = None,
+    ) -> MessageId | ScheduledId:
+        """Publish and wait until the message is durable; see the asynchronous `send`."""
+        async def work() -> MessageId | ScheduledId:
+            return await (await self._queued(
+                content, properties, partition_key, ordering_key, sequence_id, event_timestamp,
+                deliver_at, deliver_after, tag, time_to_live))
+
+        return THREAD.run(work())
+
+    def send_async(
+        self, content: bytes,
+        callback: Callable[[Exception | None, MessageId | ScheduledId | None], object],
+        properties: Mapping[str, str] | None = None, partition_key: str | None = None,
+        ordering_key: str | None = None, sequence_id: int | None = None,
+        event_timestamp: int | None = None, deliver_at: int | None = None,
+        deliver_after: timedelta | float | None = None, tag: str | None = None,
+        time_to_live: timedelta | float | None = None,
+    ) -> None:
+        """Queue one message; `callback(error, message_id)` runs in the SDK's thread."""
+        async def finish(ticket: Ticket) -> None:
+            try:
+                message_id = await ticket
+            except MagnetarError as error:
+                callback(error, None)
+            else:
+                callback(None, message_id)
+
+        async def work() -> None:
+            ticket = await self._queued(
+                content, properties, partition_key, ordering_key, sequence_id, event_timestamp,
+                deliver_at, deliver_after, tag, time_to_live)
+            task = asyncio.get_running_loop().create_task(finish(ticket))
+            _CALLBACKS.add(task)
+            task.add_done_callback(_CALLBACKS.discard)
+
+        THREAD.run(work())
+
+    def send_many(
+        self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
+        tag: str | None = None, time_to_live: timedelta | float | None = None,
+    ) -> None:
+        """Queue messages, waiting for room only; `flush` tells whether they are durable."""
+        THREAD.run(self._producer.send_many(contents, properties, tag, time_to_live))
+
+    def flush(self) -> None:
+        """Wait until everything sent is durable; raises the first error among it."""
+        THREAD.run(self._producer.flush())
+
+    def close(self) -> None:
+        """Flush and end."""
+        THREAD.run(self._producer.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _queued(self, content: bytes, *options: Any) -> Ticket:
+        while True:
+            try:
+                return self._producer.send(content, *options)
+            except ProducerQueueFull:
+                await self._producer.ready()

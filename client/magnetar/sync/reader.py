@@ -1,0 +1,61 @@
+"""Reading from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from magnetar.enums import InitialPosition
+from magnetar.errors import EndOfTopic
+from magnetar.message import Message
+from magnetar.message_id import MessageId
+from magnetar.reader import Reader as AsyncReader
+from magnetar.sync.loop_thread import THREAD
+
+
+class Reader:
+    """Reads a topic from a chosen place."""
+
+    def __init__(self, reader: AsyncReader) -> None:
+        self._reader = reader
+
+    topic = property(lambda self: self._reader.topic, doc="The topic's full name.")
+
+    def read_next(self, timeout_millis: int | None = None) -> Message:
+        """The next message; raises OperationTimeout, EndOfTopic."""
+        return THREAD.run(self._reader.read_next(timeout_millis))
+
+    def read_many(
+        self, max_messages: int = 1000, timeout_millis: int | None = None
+    ) -> list[Message]:
+        """What is there, at least one message; raises OperationTimeout."""
+        return THREAD.run(self._reader.read_many(max_messages, timeout_millis))
+
+    def has_message_available(self) -> bool:
+        """Whether `read_next` would find a message without waiting for a new one."""
+        return THREAD.run(self._reader.has_message_available())
+
+    def last_message_id(self) -> MessageId | None:
+        """The topic's last message; None when it has none."""
+        return THREAD.run(self._reader.last_message_id())
+
+    def seek(self, where: MessageId | int | InitialPosition) -> None:
+        """Go on from a message, a publish time in ms since the epoch, or an end."""
+        THREAD.run(self._reader.seek(where))
+
+    def close(self) -> None:
+        """Stop reading."""
+        THREAD.run(self._reader.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Message]:
+        while True:
+            try:
+                yield self.read_next()
+            except EndOfTopic:
+                return
