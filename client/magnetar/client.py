@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
@@ -15,6 +15,7 @@ from magnetar.connection import Connections, ConnectionSettings
 from magnetar.consumer import TopicConsumer
 from magnetar.consumer_options import ConsumerOptions
 from magnetar.consuming import Consumer, OnActiveChanged
+from magnetar.dead_letter import REDRIVE
 from magnetar.dead_letter_policy import DeadLetterPolicy
 from magnetar.entry import Codec
 from magnetar.enums import (
@@ -33,6 +34,7 @@ from magnetar.producer_core import ProducerCore, ProducerLimits
 from magnetar.reader import Reader
 from magnetar.receive_queue import ReceiveQueue
 from magnetar.redelivery_backoff import Delay, RedeliveryBackoff
+from magnetar.redrive import RedriveOptions, RedriveReport, redrive
 from magnetar.routing import MessageRouter
 from magnetar.runtime.clock import Clock, SystemClock
 from magnetar.service_url import ServiceUrl
@@ -214,6 +216,33 @@ class Client:
 
             self._admin = Admin(AnyBroker(self._connections))
         return self._admin
+
+    async def redrive(
+        self,
+        dead_letter_topic: str,
+        *,
+        subscription: str = REDRIVE,
+        to: str | None = None,
+        max_messages: int | None = None,
+        filter: str = "",
+        tags: str = "*",
+        patience_millis: int = 30_000,
+        on_progress: Callable[[RedriveReport], None] = lambda _report: None,
+    ) -> RedriveReport:
+        """Move dead letters back to the topics they came from, or all to one: each is written
+        once, and only then acknowledged in `subscription` of the dead-letter topic.
+
+        Concerns what lies there now, at most `max_messages` of it; `filter` and `tags` choose, as
+        in `subscribe` (`"dead_letter.reason LIKE '%timeout%'"`), and what they do not want stays.
+        May be run again at any time, also after it was cut off. Raises ConsumerBusy while another
+        redrive runs, ConnectionFailed when nothing moved for `patience_millis`.
+        """
+        name = self._topic(dead_letter_topic)
+        partitions = await self._partitions(name)
+        logs = [name.with_partition(number).full for number in range(partitions)] or [name.full]
+        options = RedriveOptions(
+            subscription, to or "", max_messages or 0, filter, tags, patience_millis)
+        return await redrive(self._connections, logs, options, on_progress)
 
     async def partitions_of(self, topic: str) -> int:
         """How many partitions the topic has; 0: it is not partitioned."""

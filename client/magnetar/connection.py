@@ -110,6 +110,16 @@ class Stream:
         self._call.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Of a topic: its address, or, with `relay`, that of a broker which passes requests on.
+    `via` is who said so."""
+
+    address: str
+    via: str
+    relay: bool
+
+
 Open = Callable[[bool], bytes]
 """The first frame of a stream; told whether the broker is to relay it."""
 Opened = Callable[[bytes], bool]
@@ -179,6 +189,18 @@ class Connections:
             if self._closed or (left_s is not None and left_s <= wait_s):
                 raise failure
             await self.clock.sleep(wait_s)
+
+    async def owner_of(self, topic: str, unreachable: str = "") -> Owner:
+        """Whom to ask about the topic; one attempt. Raises what a lookup raises, and
+        OperationTimeout."""
+        try:
+            async with asyncio.timeout(self.settings.attempt_timeout_s):
+                via, reply = await self._look_up(topic, unreachable)
+        except TimeoutError as error:
+            raise OperationTimeout(f"no answer from {', '.join(self.addresses)}") from error
+        if reply.partitions:
+            raise InvalidArgument(f"{reply.topic} is partitioned; name one of its partitions")
+        return Owner(via if reply.relay else reply.owner_address, via, reply.relay)
 
     async def partitions_of(self, topic: str, deadline_s: float) -> int:
         """How many partitions the topic has; 0: it is not partitioned. Raises as `open_stream`."""

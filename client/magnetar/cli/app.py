@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from magnetar import __version__
-from magnetar.cli import consume, perf, produce
+from magnetar.cli import consume, dlq, perf, produce
 from magnetar.errors import ConnectionFailed, MagnetarError
 
 HINT_NOBODY_THERE: Final = (
@@ -75,6 +75,7 @@ def settings(
 
 app.command("produce")(produce.produce)
 app.command("consume")(consume.consume)
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(perf.app, name="perf")
 for _entry_point in entry_points(group="magnetar.commands"):
     _entry_point.load()(app)

@@ -10,6 +10,7 @@ from magnetar.consuming import Consumer as AsyncConsumer
 from magnetar.consuming import OnActiveChanged
 from magnetar.enums import InitialPosition
 from magnetar.message_id import MessageId
+from magnetar.redrive import RedriveReport
 from magnetar.sync.consumer import Consumer
 from magnetar.sync.loop_thread import THREAD
 from magnetar.sync.producer import Producer
@@ -64,6 +65,10 @@ class Client:
         """See the asynchronous `create_reader`."""
         return Reader(THREAD.run(
             self._client.create_reader(topic, start_message_id, **settings)))
+
+    def redrive(self, dead_letter_topic: str, **settings: Any) -> RedriveReport:
+        """See the asynchronous `redrive`; `on_progress` runs in the SDK's thread."""
+        return THREAD.run(self._client.redrive(dead_letter_topic, **settings))
 
     def close(self) -> None:
         """Close everything made by this client."""
