@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from magnetar.admin.codec import read, where_message
 from magnetar.admin.topic_values import StoredMessage, SubscriptionStats, Where
-from magnetar.admin.topics import MAX_UINT64, count
+from magnetar.admin.topics import MAX_UINT64, count, full
 from magnetar.admin.transport import Transport, ask
 from magnetar.enums import InitialPosition
 from magnetar.wire import admin_pb2 as pb
@@ -24,19 +24,19 @@ class Subscriptions:
         decides the type. Raises ResourceExists, InvalidArgument for a message of another
         topic."""
         request = pb.CreateSubscriptionRequest(
-            topic=topic, subscription=subscription, start=where_message(start)
+            topic=full(topic), subscription=subscription, start=where_message(start)
         )
         await ask(self._transport, "CreateSubscription", request, pb.DoneReply)
 
     async def list(self, topic: str) -> tuple[str, ...]:
         """Names of the durable ones and of those in use, sorted."""
-        request = pb.TopicRequest(topic=topic)
+        request = pb.TopicRequest(topic=full(topic))
         reply = await ask(self._transport, "ListSubscriptions", request, pb.NamesReply)
         return tuple(reply.names)
 
     async def stats(self, topic: str, subscription: str) -> SubscriptionStats:
         """Backlog, consumers, and what is in the way."""
-        request = pb.SubscriptionRequest(topic=topic, subscription=subscription)
+        request = pb.SubscriptionRequest(topic=full(topic), subscription=subscription)
         reply = await ask(
             self._transport, "SubscriptionStats", request, pb.SubscriptionStatsReply
         )
@@ -45,7 +45,7 @@ class Subscriptions:
     async def delete(self, topic: str, subscription: str, force: bool = False) -> None:
         """Raises ResourceInUse while consumers are connected; `force` sends them away."""
         request = pb.DeleteSubscriptionRequest(
-            topic=topic, subscription=subscription, force=force
+            topic=full(topic), subscription=subscription, force=force
         )
         await ask(self._transport, "DeleteSubscription", request, pb.DoneReply)
 
@@ -53,7 +53,7 @@ class Subscriptions:
         """Go on from a message (which comes again), an end, or a time; connected consumers stay
         and receive from there."""
         request = pb.SeekSubscriptionRequest(
-            topic=topic, subscription=subscription, where=where_message(where)
+            topic=full(topic), subscription=subscription, where=where_message(where)
         )
         await ask(self._transport, "SeekSubscription", request, pb.DoneReply)
 
@@ -61,21 +61,21 @@ class Subscriptions:
         """Acknowledge the next so many messages without consuming them, of each partition;
         answers how many there were."""
         request = pb.SkipMessagesRequest(
-            topic=topic, subscription=subscription,
+            topic=full(topic), subscription=subscription,
             messages=count(messages, "messages", MAX_UINT64),
         )
         return (await ask(self._transport, "SkipMessages", request, pb.CountReply)).count
 
     async def clear_backlog(self, topic: str, subscription: str) -> int:
         """Acknowledge everything there is now without consuming it; answers how many."""
-        request = pb.SubscriptionRequest(topic=topic, subscription=subscription)
+        request = pb.SubscriptionRequest(topic=full(topic), subscription=subscription)
         return (await ask(self._transport, "ClearBacklog", request, pb.CountReply)).count
 
     async def expire(self, topic: str, subscription: str, older_than_ms: int) -> int:
         """Acknowledge without consuming what was stored longer ago than that; answers how many.
         What consumers hold stays with them."""
         request = pb.ExpireMessagesRequest(
-            topic=topic, subscription=subscription,
+            topic=full(topic), subscription=subscription,
             older_than_ms=count(older_than_ms, "older_than_ms", MAX_UINT64),
         )
         return (await ask(self._transport, "ExpireMessages", request, pb.CountReply)).count
@@ -86,7 +86,7 @@ class Subscriptions:
         """The next messages it has not acknowledged, which stay where they are. Fewer than asked
         for when there are no more, or when the answer would grow too large."""
         request = pb.PeekMessagesRequest(
-            topic=topic, subscription=subscription,
+            topic=full(topic), subscription=subscription,
             max_messages=count(max_messages, "max_messages"),
         )
         reply = await ask(self._transport, "PeekMessages", request, pb.PeekMessagesReply)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from magnetar.admin.codec import policy_message, policy_of, read
+from magnetar.admin.topics import full
 from magnetar.admin.transport import Transport, ask
 from magnetar.admin.values import EffectivePolicy, NamespaceInfo, PolicyValue, TenantInfo
 from magnetar.wire import admin_pb2 as pb
@@ -91,7 +92,7 @@ class Policies:
     ) -> dict[str, PolicyValue]:
         """Change some and answer what is set at that level now; None takes one back, so that the
         wider level counts. Raises InvalidArgument, ResourceNotFound."""
-        request = pb.SetPoliciesRequest(namespace=namespace, topic=topic)
+        request = pb.SetPoliciesRequest(namespace=namespace, topic=topic and full(topic))
         for name, value in changes.items():
             change = request.changes.add(name=name)
             if value is not None:
@@ -101,7 +102,7 @@ class Policies:
 
     async def get(self, *, namespace: str = "", topic: str = "") -> dict[str, PolicyValue]:
         """What is set at that level, nothing inherited. Raises ResourceNotFound."""
-        request = pb.GetPoliciesRequest(namespace=namespace, topic=topic)
+        request = pb.GetPoliciesRequest(namespace=namespace, topic=topic and full(topic))
         reply = await ask(self._transport, "GetPolicies", request, pb.PoliciesReply)
         return {name: policy_of(value) for name, value in reply.policies.items()}
 
@@ -109,7 +110,7 @@ class Policies:
         self, *, namespace: str = "", topic: str = ""
     ) -> tuple[EffectivePolicy, ...]:
         """Every policy as it holds there, with the level it comes from."""
-        request = pb.GetPoliciesRequest(namespace=namespace, topic=topic)
+        request = pb.GetPoliciesRequest(namespace=namespace, topic=topic and full(topic))
         reply = await ask(
             self._transport, "EffectivePolicies", request, pb.EffectivePoliciesReply
         )

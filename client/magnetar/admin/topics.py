@@ -9,6 +9,7 @@ from magnetar.admin.topic_values import TopicInfo, TopicPage, TopicStats
 from magnetar.admin.transport import Transport, ask
 from magnetar.errors import InvalidArgument
 from magnetar.message_id import MessageId
+from magnetar.topic import TopicName
 from magnetar.wire import admin_pb2 as pb
 
 MAX_UINT32 = (1 << 32) - 1
@@ -20,6 +21,11 @@ def count(number: int, what: str, most: int = MAX_UINT32) -> int:
     if not 0 <= number <= most:
         raise InvalidArgument(f"{what} is from 0 to {most}, not {number}")
     return number
+
+
+def full(topic: str) -> str:
+    """The topic's full name; raises InvalidTopicName before anything is sent."""
+    return TopicName.parse(topic).full
 
 
 class Topics:
@@ -34,7 +40,8 @@ class Topics:
         """A topic; with 0 partitions one that has none. Raises ResourceExists, and
         ResourceNotFound without its namespace."""
         request = pb.CreateTopicRequest(
-            topic=topic, partitions=count(partitions, "partitions"), properties=properties or {}
+            topic=full(topic), partitions=count(partitions, "partitions"),
+            properties=properties or {},
         )
         reply = await ask(self._transport, "CreateTopic", request, pb.TopicInfoReply)
         return read(TopicInfo, reply.topic)
@@ -42,7 +49,7 @@ class Topics:
     async def grow(self, topic: str, partitions: int) -> TopicInfo:
         """Give a partitioned topic more partitions. Raises InvalidArgument for fewer than it has,
         and for a topic without any; TopicNotFound."""
-        request = pb.GrowTopicRequest(topic=topic, partitions=count(partitions, "partitions"))
+        request = pb.GrowTopicRequest(topic=full(topic), partitions=count(partitions, "partitions"))
         reply = await ask(self._transport, "GrowTopic", request, pb.TopicInfoReply)
         return read(TopicInfo, reply.topic)
 
@@ -64,28 +71,28 @@ class Topics:
 
     async def get(self, topic: str) -> TopicInfo:
         """As the metadata has it, without loading it. Raises TopicNotFound."""
-        request = pb.TopicRequest(topic=topic)
+        request = pb.TopicRequest(topic=full(topic))
         reply = await ask(self._transport, "GetTopic", request, pb.TopicInfoReply)
         return read(TopicInfo, reply.topic)
 
     async def stats(self, topic: str) -> TopicStats:
         """What goes on in a topic; of a partitioned one the sums and each partition. Raises
         TopicNotFound."""
-        request = pb.TopicRequest(topic=topic)
+        request = pb.TopicRequest(topic=full(topic))
         reply = await ask(self._transport, "TopicStats", request, pb.TopicStatsReply)
         return read(TopicStats, reply.stats)
 
     async def terminate(self, topic: str) -> tuple[MessageId, ...]:
         """Take no more messages, for ever; consumers read on to the end. Answers with the last
         message of the topic, or of each partition; none of empty ones. Raises TopicNotFound."""
-        request = pb.TopicRequest(topic=topic)
+        request = pb.TopicRequest(topic=full(topic))
         reply = await ask(self._transport, "TerminateTopic", request, pb.MessageIdsReply)
         return tuple(id_of(one) for one in reply.message_ids)
 
     async def truncate(self, topic: str) -> int:
         """Delete all messages there are now, consumed or not; answers how many. Subscriptions
         stay. Raises TopicNotFound."""
-        request = pb.TopicRequest(topic=topic)
+        request = pb.TopicRequest(topic=full(topic))
         return (await ask(self._transport, "TruncateTopic", request, pb.CountReply)).count
 
     async def delete(self, topic: str, force: bool = False) -> None:
@@ -95,5 +102,5 @@ class Topics:
         those and sends these away. Raises TopicNotFound. A deletion that failed on its way goes
         on when it is asked for again.
         """
-        request = pb.DeleteTopicRequest(topic=topic, force=force)
+        request = pb.DeleteTopicRequest(topic=full(topic), force=force)
         await ask(self._transport, "DeleteTopic", request, pb.DoneReply)

@@ -12,6 +12,7 @@ import typer
 
 from magnetar import __version__
 from magnetar.cli import consume, dlq, perf, produce
+from magnetar.cli.admin import group as admin
 from magnetar.errors import ConnectionFailed, MagnetarError
 
 HINT_NOBODY_THERE: Final = (
@@ -77,6 +78,7 @@ app.command("produce")(produce.produce)
 app.command("consume")(consume.consume)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(perf.app, name="perf")
+app.add_typer(admin.app, name="admin")
 for _entry_point in entry_points(group="magnetar.commands"):
     _entry_point.load()(app)
 

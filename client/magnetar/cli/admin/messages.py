@@ -1,0 +1,76 @@
+"""`magnetar admin messages`, and how a message looks."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from magnetar.cli.admin.arguments import Json, Topic, administration, message_id
+from magnetar.cli.admin.printing import as_json, names, record, size, when
+from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+
+if TYPE_CHECKING:
+    from magnetar.admin.topic_values import StoredMessage
+
+app = typer.Typer(
+    help="Single messages, looked at without consuming them.", no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def show(message: StoredMessage) -> None:
+    """Print what the message carries, then its content, indented."""
+    record({
+        "id": message.message_id, "topic": message.topic_name,
+        "stored": when(message.append_timestamp), "published": when(message.publish_timestamp),
+        "event": when(message.event_timestamp), "producer": message.producer_name,
+        "sequence id": message.sequence_id, "key": message.partition_key or "",
+        "ordering key": message.ordering_key or "", "tag": message.tag or "",
+        "delivered before": message.redelivery_count or "", "properties": message.properties,
+        "size": size(message.data_bytes),
+    })
+    try:
+        text = message.data.decode()
+    except UnicodeDecodeError:
+        text = message.data.hex(" ", 4)
+    if message.data_bytes > len(message.data):
+        text += "..."
+    for line in text.splitlines():
+        typer.echo(f"    {line}")
+
+
+@app.command()
+def get(
+    topic: Topic,
+    id: Annotated[
+        str, typer.Argument(metavar="ID", help="LEDGER:ENTRY:PARTITION:INDEX, as ids print.")
+    ],
+    raw: Annotated[bool, typer.Option(help="Print the content only, as it is.")] = False,
+    json: Json = False,
+    url: ServiceUrl = DEFAULT_URL,
+) -> None:
+    """Show a message by its id.
+
+    \b
+    magnetar admin messages get orders 17:0:-1:0
+    magnetar admin messages get orders 17:0:-1:0 --raw > content
+    """
+    wanted = message_id(id)
+    with administration(url) as admin:
+        found = admin.messages.get(topic, wanted)
+    if raw:
+        sys.stdout.buffer.write(found.data)
+    elif json:
+        as_json(found)
+    else:
+        show(found)
+
+
+@app.command("last-id")
+def last_id(topic: Topic, json: Json = False, url: ServiceUrl = DEFAULT_URL) -> None:
+    """Show the id of the newest message of a topic, or of each of its partitions."""
+    with administration(url) as admin:
+        found = admin.messages.last_ids(topic)
+    names([str(one) for one in found], json, "no messages")

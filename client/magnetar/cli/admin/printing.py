@@ -1,0 +1,134 @@
+"""Prints what administration answers with: aligned text for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+import typer
+
+GAP = "  "
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it. Bytes are text where they are UTF-8, and else under another name."""
+    from magnetar.message_id import MessageId
+    from magnetar.scheduled_id import ScheduledId
+
+    if isinstance(value, MessageId | ScheduledId):
+        return str(value)
+    if is_dataclass(value):
+        found: dict[str, Any] = {}
+        for field in fields(value):
+            part = getattr(value, field.name)
+            if isinstance(part, bytes):
+                found |= _bytes(field.name, part)
+            else:
+                found[field.name] = plain(part)
+        return found
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def _bytes(name: str, value: bytes) -> dict[str, str]:
+    try:
+        return {name: value.decode()}
+    except UnicodeDecodeError:
+        from base64 import b64encode
+
+        return {f"{name}_base64": b64encode(value).decode()}
+
+
+def as_json(value: Any) -> None:
+    """Print one JSON document."""
+    typer.echo(json.dumps(plain(value), indent=2))
+
+
+def table(rows: Iterable[Mapping[str, Any]], none: str) -> None:
+    """Print rows under the first one's keys; numbers to the right. `none` tells of no rows, on
+    stderr, so that a pipe gets nothing."""
+    found = [{key: cell(value) for key, value in row.items()} for row in rows]
+    if not found:
+        typer.echo(none, err=True)
+        return
+    heads = [*found[0]]
+    numeric = [all(_is_number(row[head]) for row in found) for head in heads]
+    widths = [max(len(head), *(len(row[head]) for row in found)) for head in heads]
+    lines = [[head.replace("_", " ").upper() for head in heads]]
+    lines += [[row[head] for head in heads] for row in found]
+    for line in lines:
+        cells = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        typer.echo(GAP.join(cells).rstrip())
+
+
+def record(values: Mapping[str, Any]) -> None:
+    """Print names and values, one a line; what is empty is left out."""
+    shown = {key.replace("_", " "): cell(value) for key, value in values.items()}
+    width = max(map(len, shown), default=0)
+    for key, text in shown.items():
+        if text:
+            typer.echo(f"{key.ljust(width)}{GAP}{text}")
+
+
+def cell(value: Any) -> str:
+    """One value as people read it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={cell(part)}" for key, part in value.items())
+    if isinstance(value, tuple | list):
+        return ", ".join(cell(part) for part in value)
+    return str(plain(value))
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(",", "").replace(".", "").removeprefix("-").isdigit()
+
+
+def when(time_ms: int) -> str:
+    """A point in time, in UTC; empty for none."""
+    if time_ms <= 0:
+        return ""
+    try:
+        found = datetime.fromtimestamp(time_ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{time_ms} ms"
+    return found.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")
+
+
+def size(size_bytes: int) -> str:
+    """Bytes in a unit that fits; empty while unknown."""
+    if size_bytes < 0:
+        return ""
+    number, units = float(size_bytes), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while number >= 1024 and len(units) > 1:
+        number /= 1024
+        units.pop(0)
+    return f"{number:.0f} {units[0]}" if units[0] == "B" else f"{number:.1f} {units[0]}"
+
+
+def rate(messages: float, size_bytes: float) -> str:
+    """A second's worth."""
+    return f"{messages:,.1f}/s, {size(int(size_bytes))}/s"
+
+
+def names(found: Sequence[str], json_wanted: bool, none: str) -> None:
+    """Print a list of names, one a line."""
+    if json_wanted:
+        as_json(found)
+    elif not found:
+        typer.echo(none, err=True)
+    else:
+        typer.echo("\n".join(found))

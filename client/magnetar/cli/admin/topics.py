@@ -1,0 +1,154 @@
+"""`magnetar admin topics`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from magnetar.cli.admin.arguments import (
+    Json,
+    Properties,
+    Topic,
+    Yes,
+    administration,
+    confirm,
+    pairs,
+)
+from magnetar.cli.admin.printing import as_json, names, record, table, when
+from magnetar.cli.admin.topic_report import report
+from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+
+if TYPE_CHECKING:
+    from magnetar.admin.topic_values import TopicInfo
+
+app = typer.Typer(
+    help="Topics: make, look at and end them.", no_args_is_help=True, rich_markup_mode=None
+)
+Partitions = Annotated[int, typer.Option(min=0, help="So many; 0: it has none.")]
+Force = Annotated[
+    bool, typer.Option(help="With its subscriptions; producers and consumers are sent away.")
+]
+
+
+def _show(info: TopicInfo, json: bool) -> None:
+    if json:
+        as_json(info)
+        return
+    record({
+        "topic": info.name, "partitions": info.partitions or "", "owner": info.owner,
+        "created": when(info.created_ms), "terminated": info.terminated,
+        "properties": info.properties,
+    })
+
+
+@app.command()
+def create(
+    topic: Topic, partitions: Partitions = 0, property: Properties = None, json: Json = False,
+    url: ServiceUrl = DEFAULT_URL,
+) -> None:
+    """Create a topic, with or without partitions.
+
+    \b
+    magnetar admin topics create orders --partitions 4
+    """
+    with administration(url) as admin:
+        _show(admin.topics.create(topic, partitions, pairs(property)), json)
+
+
+@app.command()
+def grow(
+    topic: Topic,
+    partitions: Annotated[int, typer.Argument(min=1, help="So many in all, more than it has.")],
+    json: Json = False,
+    url: ServiceUrl = DEFAULT_URL,
+) -> None:
+    """Give a partitioned topic more partitions.
+
+    \b
+    magnetar admin topics grow orders 8
+    """
+    with administration(url) as admin:
+        _show(admin.topics.grow(topic, partitions), json)
+
+
+@app.command("list")
+def list_topics(
+    namespace: Annotated[
+        str, typer.Argument(metavar="[NAMESPACE]", help="tenant/namespace.")
+    ] = "public/default",
+    pattern: Annotated[
+        str, typer.Option(help="Only names like this, as: 'orders-*'.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 is all.")] = 0,
+    json: Json = False,
+    url: ServiceUrl = DEFAULT_URL,
+) -> None:
+    """List the topics of a namespace.
+
+    \b
+    magnetar admin topics list shop/orders --pattern 'created-*'
+    """
+    found: list[dict[str, object]] = []
+    with administration(url) as admin:
+        page = ""
+        while True:
+            some = admin.topics.list(namespace, pattern, page=page)
+            found += [{"topic": one.name, "partitions": one.partitions} for one in some.topics]
+            page = some.next_page
+            if not page or (limit and len(found) >= limit):
+                break
+    found = found[:limit] if limit else found
+    as_json(found) if json else table(found, "no topics")
+
+
+@app.command()
+def get(topic: Topic, json: Json = False, url: ServiceUrl = DEFAULT_URL) -> None:
+    """Show what a topic is: partitions, owner, properties."""
+    with administration(url) as admin:
+        _show(admin.topics.get(topic), json)
+
+
+@app.command()
+def stats(topic: Topic, json: Json = False, url: ServiceUrl = DEFAULT_URL) -> None:
+    """Show what goes on in a topic: rates, storage, producers, subscriptions, and what is in the
+    way."""
+    with administration(url) as admin:
+        found = admin.topics.stats(topic)
+    as_json(found) if json else report(found)
+
+
+@app.command()
+def terminate(
+    topic: Topic, yes: Yes = False, json: Json = False, url: ServiceUrl = DEFAULT_URL
+) -> None:
+    """Take no more messages, for ever; consumers read on to the end. Prints the last ids."""
+    confirm(yes, f"ends publishing to {topic}, for ever", topic)
+    with administration(url) as admin:
+        last = admin.topics.terminate(topic)
+    names([str(one) for one in last], json, "it had no messages")
+
+
+@app.command()
+def truncate(
+    topic: Topic, yes: Yes = False, json: Json = False, url: ServiceUrl = DEFAULT_URL
+) -> None:
+    """Delete all messages of a topic, consumed or not."""
+    confirm(yes, f"deletes all messages of {topic}", topic)
+    with administration(url) as admin:
+        deleted = admin.topics.truncate(topic)
+    as_json({"messages": deleted}) if json else typer.echo(f"{deleted} messages deleted")
+
+
+@app.command()
+def delete(
+    topic: Topic, force: Force = False, yes: Yes = False, url: ServiceUrl = DEFAULT_URL
+) -> None:
+    """Delete a topic with its messages and policies, all partitions together.
+
+    \b
+    magnetar admin topics delete orders --force --yes
+    """
+    confirm(yes, f"deletes the topic {topic}", topic)
+    with administration(url) as admin:
+        admin.topics.delete(topic, force)
