@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +29,8 @@ from magnetar.enums import (
 )
 from magnetar.errors import AlreadyClosed, InvalidArgument, MagnetarError, NotSupported
 from magnetar.message_id import MessageId
+from magnetar.multi_topic_consumer import MultiTopicConsumer
+from magnetar.multi_topic_reader import AnyReader, MultiTopicReader, Start, single_start
 from magnetar.partitioned_producer import AnyProducer, PartitionedProducer, Routing
 from magnetar.producer import Producer
 from magnetar.producer_core import ProducerCore, ProducerLimits
@@ -39,12 +42,15 @@ from magnetar.routing import MessageRouter
 from magnetar.runtime.clock import Clock, SystemClock
 from magnetar.service_url import ServiceUrl
 from magnetar.topic import TopicName
+from magnetar.topic_choice import TopicPattern, Topics, chosen_topics
 from magnetar.topic_watch import TopicWatches
 
 if TYPE_CHECKING:
     from magnetar.admin.admin import Admin
 
-Part = TypeVar("Part", Producer, PartitionedProducer, TopicConsumer, Reader)
+Part = TypeVar(
+    "Part", Producer, PartitionedProducer, TopicConsumer, MultiTopicConsumer, Reader,
+    MultiTopicReader)
 
 
 class Client:
@@ -72,7 +78,7 @@ class Client:
         self._clock = clock or SystemClock()
         self._connections = Connections(url, self._settings, self._clock, random or Random())
         self._watches = TopicWatches(self._connections)
-        self._parts: list[AnyProducer | TopicConsumer | Reader] = []
+        self._parts: list[AnyProducer | Consumer | AnyReader] = []
         self._closed = False
         self._admin: Admin | None = None
 
@@ -136,9 +142,10 @@ class Client:
 
     async def subscribe(
         self,
-        topic: str,
-        subscription_name: str,
+        topic: Topics | None = None,
+        subscription_name: str = "",
         *,
+        pattern: str | re.Pattern[str] | None = None,
         consumer_type: ConsumerType = ConsumerType.Exclusive,
         initial_position: InitialPosition = InitialPosition.Latest,
         consumer_name: str = "",
@@ -154,6 +161,11 @@ class Client:
         tags: str = "*",
     ) -> Consumer:
         """A consumer of a durable subscription, which is made at `initial_position` if new.
+
+        `topic` is one, plain or partitioned, or a list; a `pattern` (or a compiled one as the
+        topic) takes all topics of a namespace whose names match, and those that come later:
+        `persistent://tenant/namespace/orders-.*`, in RE2's syntax. Each topic and partition has
+        a subscription of this name.
 
         `receiver_queue_size` bounds the messages fetched ahead; by itself it follows their size
         (1000 where they are shared out). Raises ConsumerBusy when an exclusive subscription has
@@ -174,38 +186,55 @@ class Client:
         consumers of a subscription give the same ones; else ConsumerBusy. InvalidArgument shows
         where a filter cannot be read.
         """
-        return await self._subscribe(topic, ConsumerOptions(
+        return await self._subscribe(chosen_topics(topic, pattern), ConsumerOptions(
             subscription_name, consumer_type, initial_position, consumer_name,
             receiver_queue_size, negative_ack_redelivery_delay_ms, redelivery_backoff,
             unacked_messages_timeout_ms, hold_failed_keys, dead_letter_policy,
             batch_receive_policy, filter, tags, on_active_changed,
         ))
 
-    async def _subscribe(self, topic: str, options: ConsumerOptions) -> Consumer:
+    async def _subscribe(
+        self, choice: tuple[TopicName, ...] | TopicPattern, options: ConsumerOptions
+    ) -> Consumer:
+        self._refuse_if_closed()
+        if not isinstance(choice, TopicPattern):
+            for name in choice:
+                self._check(name)
+            if len(choice) == 1 and not await self._partitions(choice[0]):
+                return await self._opened(TopicConsumer(self._connections, choice[0], options))
         return await self._opened(
-            TopicConsumer(self._connections, self._topic(topic), options))
+            MultiTopicConsumer(self._connections, self._watches, choice, options))
 
     async def create_reader(
         self,
         topic: str,
-        start_message_id: MessageId | InitialPosition = InitialPosition.Earliest,
+        start_message_id: Start = InitialPosition.Earliest,
         *,
         start_message_id_inclusive: bool = False,
         reader_name: str = "",
         receiver_queue_size: int | None = None,
         filter: str = "",
         tags: str = "*",
-    ) -> Reader:
+    ) -> AnyReader:
         """A reader that begins after (or at) a message, or at an end of the topic.
+
+        Of a partitioned topic it reads all partitions; it begins at an end, or after (or at) the
+        messages of a list, at most one a partition, and at the first message of the others.
 
         `filter` and `tags` as in `subscribe`.
         """
         name = self._topic(topic)
-        return await self._opened(Reader(
-            self._connections, name, self._queue(name, receiver_queue_size),
-            start_message_id, start_inclusive=start_message_id_inclusive,
-            reader_name=reader_name, filter_text=filter, tags=tags,
-        ))
+
+        def make(topic: TopicName, start: MessageId | InitialPosition) -> Reader:
+            return Reader(
+                self._connections, topic, self._queue(topic, receiver_queue_size), start,
+                start_inclusive=start_message_id_inclusive, reader_name=reader_name,
+                filter_text=filter, tags=tags)
+
+        if not await self._partitions(name):
+            return await self._opened(make(name, single_start(start_message_id)))
+        return await self._opened(MultiTopicReader(
+            self._connections, self._watches, name, make, start_message_id))
 
     @property
     def admin(self) -> Admin:
@@ -271,12 +300,18 @@ class Client:
         await self.close()
 
     def _topic(self, topic: str) -> TopicName:
+        self._refuse_if_closed()
+        name = TopicName.parse(topic)
+        self._check(name)
+        return name
+
+    def _refuse_if_closed(self) -> None:
         if self._closed:
             raise AlreadyClosed("the client is closed; make a new one")
-        name = TopicName.parse(topic)
+
+    def _check(self, name: TopicName) -> None:
         if not name.persistent:
             raise NotSupported("non-persistent topics are not available yet")
-        return name
 
     async def _partitions(self, name: TopicName) -> int:
         """How many partitions the topic has; 0: it is a log itself."""

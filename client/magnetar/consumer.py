@@ -10,7 +10,7 @@ from magnetar.acknowledgement_timeouts import AcknowledgementTimeouts
 from magnetar.acknowledgements import Acknowledgement, Acknowledgements, Acknowledger
 from magnetar.batch_receive_policy import BatchReceivePolicy
 from magnetar.connection import Connections
-from magnetar.consumer_link import ConsumerLink
+from magnetar.consumer_link import SHARED_LEAST, ConsumerLink
 from magnetar.consumer_options import ConsumerOptions
 from magnetar.consuming import Consumer
 from magnetar.entry import EntryView, indexes_of
@@ -94,6 +94,20 @@ class TopicConsumer(ConsumerLink, Consumer):
         if self._timeouts is not None:
             self._time(messages)
         return messages
+
+    def take(
+        self, most: int, most_bytes: int | None = None, *, at_least_one: bool = True
+    ) -> list[Message]:
+        """See ConsumerLink."""
+        messages = super().take(most, most_bytes, at_least_one=at_least_one)
+        if self._timeouts is not None:
+            self._time(messages)
+        return messages
+
+    def share_window(self, links: int) -> None:
+        """See ConsumerLink."""
+        chosen = self._options.receiver_queue_size is not None
+        self._queue.share_window(links, 1 if chosen else SHARED_LEAST)
 
     async def batch_receive(self, policy: BatchReceivePolicy | None = None) -> list[Message]:
         """See Consumer."""

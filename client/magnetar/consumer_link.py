@@ -29,6 +29,8 @@ from magnetar.wire.frames import Delivered, decode_deliveries
 RETRYABLE_LATER = (*RETRYABLE, ConsumerBusy)
 """After the first link: the broker may not have noticed yet that the link before is gone."""
 
+SHARED_LEAST = 16
+"""Messages that a link fetches ahead at least, however many there are."""
 DAMAGED_ENTRIES = 1_000
 """Places of damage that are remembered."""
 
@@ -62,6 +64,8 @@ class ConsumerLink(ABC):
         self._given_name = ""
         """What the broker calls this consumer."""
         self._at_end_of_topic = False
+        self.on_ready: Callable[[], None] | None = None
+        """Called when there may be a message to `take`, or an error."""
 
     @property
     def topic(self) -> str:
@@ -111,6 +115,48 @@ class ConsumerLink(ABC):
         """Messages up to this one are not wanted."""
         return None
 
+    # Receiving, where this is one of several links.
+
+    @property
+    def ready_messages(self) -> int:
+        """How many can be taken now."""
+        return self._queue.count
+
+    @property
+    def ready_bytes(self) -> int:
+        """Size of their entries' contents."""
+        return self._queue.queued_bytes
+
+    @property
+    def queue_full(self) -> bool:
+        """More may never come before some are taken."""
+        return self._queue.count >= self._queue.full_at
+
+    @property
+    def trouble(self) -> MagnetarError | None:
+        """What `take` raises once there is no message left."""
+        if self._damage:
+            return self._damage[0]
+        if self._end is not None:
+            return self._end
+        return self._past_the_end() if self._no_more else None
+
+    def take(
+        self, most: int, most_bytes: int | None = None, *, at_least_one: bool = True
+    ) -> list[Message]:
+        """What is there, perhaps nothing; raises what there is to be told instead."""
+        if self._queue.count:
+            return self._pop_many(most, most_bytes, at_least_one=at_least_one)
+        if (error := self.trouble) is None:
+            return []
+        if self._damage:
+            del self._damage[0]
+        raise error
+
+    def share_window(self, links: int) -> None:
+        """Fetch ahead as one of so many links."""
+        self._queue.share_window(links, SHARED_LEAST)
+
     # Receiving.
 
     async def _receive(self, timeout_millis: int | None) -> Message:
@@ -132,8 +178,10 @@ class ConsumerLink(ABC):
             await self._wait_for_message(timeout_millis)
         return self._pop_many(most, most_bytes)
 
-    def _pop_many(self, most: int, most_bytes: int | None) -> list[Message]:
-        messages = self._queue.pop_many(most, most_bytes)
+    def _pop_many(
+        self, most: int, most_bytes: int | None, *, at_least_one: bool = True
+    ) -> list[Message]:
+        messages = self._queue.pop_many(most, most_bytes, at_least_one=at_least_one)
         if self._waker is not None and self._queue.permits_due:
             self._wake()
         return messages
@@ -159,8 +207,7 @@ class ConsumerLink(ABC):
                     if self._end is not None:
                         raise self._end
                     if self._no_more:
-                        raise EndOfTopic(
-                            f"{self.topic} was terminated and all of it was received")
+                        raise self._past_the_end()
                     future = asyncio.get_running_loop().create_future()
                     self._receivers.append(future)
                     await future
@@ -172,6 +219,9 @@ class ConsumerLink(ABC):
         """Something has to be told before there are more messages, if ever."""
         return bool(self._damage) or self._end is not None or (
             self._at_end_of_topic and not self._queue.expects_more)
+
+    def _past_the_end(self) -> EndOfTopic:
+        return EndOfTopic(f"{self.topic} was terminated and all of it was received")
 
     # Requests with an answer.
 
@@ -312,7 +362,7 @@ class ConsumerLink(ABC):
                 self._take_answers(reply)
             for delivered in deliveries:
                 self._take(delivered)
-            if self._queue.count and self._receivers:
+            if self._queue.count and (self._receivers or self.on_ready is not None):
                 self._wake_receivers()
             if self._queue.permits_due:
                 self._wake()
@@ -379,6 +429,8 @@ class ConsumerLink(ABC):
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+        if self.on_ready is not None:
+            self.on_ready()
 
     async def _say(self, fill: Fill) -> bool:
         """Send a last frame and wait for the broker's `closed`; whether it came."""

@@ -145,6 +145,10 @@ class Consumer(ABC):
     async def last_message_id(self) -> MessageId | None:
         """The topic's last message; None when it has none."""
 
+    async def last_message_ids(self) -> dict[str, MessageId | None]:
+        """The last message of each topic and partition, by full name; None where there is none."""
+        return {self.topic: await self.last_message_id()}
+
     @abstractmethod
     async def unsubscribe(self) -> None:
         """Delete the subscription, then close."""

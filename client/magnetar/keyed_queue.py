@@ -57,9 +57,11 @@ class KeyedQueue(ReceiveQueue):
             self._forget(message)
         return message
 
-    def pop_many(self, most: int, most_bytes: int | None = None) -> list[Message]:
+    def pop_many(
+        self, most: int, most_bytes: int | None = None, *, at_least_one: bool = True
+    ) -> list[Message]:
         """See ReceiveQueue."""
-        messages = super().pop_many(most, most_bytes)
+        messages = super().pop_many(most, most_bytes, at_least_one=at_least_one)
         for message in messages:
             self._forget(message)
         return messages

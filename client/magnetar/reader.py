@@ -64,6 +64,10 @@ class Reader(ConsumerLink):
         last = reply.last_message_id
         return None if last.empty else message_id_of(self._topic.partition, last.position)
 
+    async def last_message_ids(self) -> dict[str, MessageId | None]:
+        """As `last_message_id`, by the topic's full name: for readers of many partitions too."""
+        return {self.topic: await self.last_message_id()}
+
     async def has_message_available(self) -> bool:
         """Whether `read_next` would find a message without waiting for a new one.
 

@@ -24,6 +24,10 @@ FIRST_WINDOW = 1_000
 """Messages the broker may send before their size is known."""
 WINDOW_BYTES = 8 << 20
 LARGEST_WINDOW = 50_000
+SHARED_WINDOW_BYTES = 64 << 10
+"""Of each of many queues that share a window, at least."""
+SHARED_WINDOW = 256
+"""The same in messages, where they are small."""
 HELD_ENTRIES = 100_000
 """Beyond it the oldest are forgotten, and may be seen again after a reconnect."""
 
@@ -81,6 +85,7 @@ class ReceiveQueue:
         self._fixed_window = fixed_window
         self._holds = holds
         self._window = fixed_window or FIRST_WINDOW
+        self._queues = 1
         self._entries: deque[ReceivedEntry] = deque()
         self.refuse: Refuse | None = None
         self._held: dict[Position, Held] = {}
@@ -159,14 +164,17 @@ class ReceiveQueue:
             self._hand_out_rest(self._entries.popleft())
         return Message(entry, entry.meant[at])
 
-    def pop_many(self, most: int, most_bytes: int | None = None) -> list[Message]:
+    def pop_many(
+        self, most: int, most_bytes: int | None = None, *, at_least_one: bool = True
+    ) -> list[Message]:
         """Up to `most` messages; a limit in bytes still lets one through."""
         found: list[Message] = []
         while self.count and most > 0:
             entry = self._first()
             at, stop = entry.next_index, min(len(entry.meant), entry.next_index + most)
             if most_bytes is not None:
-                fitting, most_bytes = _fitting(entry, at, stop, most_bytes, not found)
+                fitting, most_bytes = _fitting(
+                    entry, at, stop, most_bytes, at_least_one and not found)
                 if fitting == at:
                     break
                 stop = fitting
@@ -214,6 +222,15 @@ class ReceiveQueue:
             position: bits for position, held in self._held.items()
             if (bits := held.handed_out & ~held.given_back & ~held.acknowledged)
         }
+
+    def share_window(self, queues: int, least: int) -> None:
+        """This is one of so many queues that together fetch ahead what one would, but each has
+        a window of at least so many messages."""
+        if self._fixed_window is not None:
+            self._window = max(self._fixed_window // queues, min(least, self._fixed_window))
+        elif queues > self._queues:
+            self._window = max(self._window * self._queues // queues, least)
+        self._queues = queues
 
     def due_permits(self) -> int:
         """Permits to give now, or 0: they are given in bulk."""
@@ -328,7 +345,9 @@ class ReceiveQueue:
     def _follow_size(self, view: EntryView) -> None:
         if self._fixed_window is None:
             size = (view.header.uncompressed_bytes + view.header.properties_bytes) // view.count
-            window = min(max(WINDOW_BYTES // (size + 32), 1), LARGEST_WINDOW)
+            window_bytes = max(WINDOW_BYTES // self._queues, SHARED_WINDOW_BYTES)
+            largest = max(LARGEST_WINDOW // self._queues, SHARED_WINDOW)
+            window = min(max(window_bytes // (size + 32), 1), largest)
             self._window = (self._window + window + 1) // 2
 
 

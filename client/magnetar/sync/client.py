@@ -9,12 +9,13 @@ from magnetar import client as asynchronous
 from magnetar.consuming import Consumer as AsyncConsumer
 from magnetar.consuming import OnActiveChanged
 from magnetar.enums import InitialPosition
-from magnetar.message_id import MessageId
+from magnetar.multi_topic_reader import Start
 from magnetar.redrive import RedriveReport
 from magnetar.sync.consumer import Consumer
 from magnetar.sync.loop_thread import THREAD
 from magnetar.sync.producer import Producer
 from magnetar.sync.reader import Reader
+from magnetar.topic_choice import Topics
 
 if TYPE_CHECKING:
     from magnetar.admin.sync import Admin
@@ -45,7 +46,7 @@ class Client:
             self._client.create_producer(topic, producer_name, **settings)))
 
     def subscribe(
-        self, topic: str, subscription_name: str, *,
+        self, topic: Topics | None = None, subscription_name: str = "", *,
         on_active_changed: Callable[[Consumer, bool], object] | None = None, **settings: Any,
     ) -> Consumer:
         """See the asynchronous `subscribe`; `on_active_changed` runs in the SDK's thread."""
@@ -59,7 +60,7 @@ class Client:
 
     def create_reader(
         self, topic: str,
-        start_message_id: MessageId | InitialPosition = InitialPosition.Earliest,
+        start_message_id: Start = InitialPosition.Earliest,
         **settings: Any,
     ) -> Reader:
         """See the asynchronous `create_reader`."""

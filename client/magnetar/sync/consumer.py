@@ -96,6 +96,10 @@ class Consumer:
         """The topic's last message; None when it has none."""
         return THREAD.run(self._consumer.last_message_id())
 
+    def last_message_ids(self) -> dict[str, MessageId | None]:
+        """The last message of each topic and partition, by full name; None where there is none."""
+        return THREAD.run(self._consumer.last_message_ids())
+
     def unsubscribe(self) -> None:
         """Delete the subscription, then close."""
         THREAD.run(self._consumer.unsubscribe())

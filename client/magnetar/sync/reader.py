@@ -9,14 +9,14 @@ from magnetar.enums import InitialPosition
 from magnetar.errors import EndOfTopic
 from magnetar.message import Message
 from magnetar.message_id import MessageId
-from magnetar.reader import Reader as AsyncReader
+from magnetar.multi_topic_reader import AnyReader
 from magnetar.sync.loop_thread import THREAD
 
 
 class Reader:
     """Reads a topic from a chosen place."""
 
-    def __init__(self, reader: AsyncReader) -> None:
+    def __init__(self, reader: AnyReader) -> None:
         self._reader = reader
 
     topic = property(lambda self: self._reader.topic, doc="The topic's full name.")
@@ -38,6 +38,10 @@ class Reader:
     def last_message_id(self) -> MessageId | None:
         """The topic's last message; None when it has none."""
         return THREAD.run(self._reader.last_message_id())
+
+    def last_message_ids(self) -> dict[str, MessageId | None]:
+        """The last message of each partition, by full name; None where there is none."""
+        return THREAD.run(self._reader.last_message_ids())
 
     def seek(self, where: MessageId | int | InitialPosition) -> None:
         """Go on from a message, a publish time in ms since the epoch, or an end."""
