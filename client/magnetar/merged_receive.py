@@ -154,7 +154,7 @@ class MergedReceive(Generic[Link]):
             most -= len(found)
             if most_bytes is not None:
                 most_bytes = max(most_bytes - sum(
-                    [message.entry.view.size(message.index) for message in found]), 0)
+                    [message.entry.view.message_bytes(message.index) for message in found]), 0)
             self._left -= len(found)
             if self._left <= 0:
                 self._ready.rotate(-1)

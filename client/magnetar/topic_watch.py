@@ -107,12 +107,13 @@ class TopicWatches:
         key = topic.tenant, topic.namespace
         named = self._named.get(key)
         if named is None:
-            named = self._named[key] = _NamedTopics(self._connections, key)
+            named = self._named[key] = _NamedTopics(
+                self._connections, key, lambda: self._forget(key))
         named.add(topic.full, seen)
 
         def cancel() -> None:
-            if named.remove(topic.full, seen):
-                self._named.pop(key, None)
+            if named.remove(topic.full, seen) and self._named.get(key) is named:
+                del self._named[key]
 
         return cancel
 
@@ -133,6 +134,10 @@ class TopicWatches:
 
         return cancel
 
+    def _forget(self, key: tuple[str, str]) -> None:
+        """Its stream failed for good; who comes next tries again."""
+        self._named.pop(key, None)
+
     async def close(self) -> None:
         """End every stream."""
         streams = [*(named.stream for named in self._named.values()), *self._patterns]
@@ -144,8 +149,11 @@ class TopicWatches:
 class _NamedTopics:
     """The topics of one namespace that are watched by name."""
 
-    def __init__(self, connections: Connections, key: tuple[str, str]) -> None:
+    def __init__(
+        self, connections: Connections, key: tuple[str, str], failed: Callable[[], None]
+    ) -> None:
         self._namespace = "/".join(key)
+        self._given_up = failed
         self._callbacks: dict[str, list[Callable[[int | None], None]]] = {}
         self._asked: frozenset[str] = frozenset()
         self.stream = WatchStream(connections, self._request, self._told, self._failed)
@@ -181,6 +189,7 @@ class _NamedTopics:
         _log.warning(
             "topics of %s are not watched, so new partitions are found by reopening only: %s",
             self._namespace, error)
+        self._given_up()
 
 
 def _parsed(frame: bytes) -> Topics:

@@ -35,7 +35,7 @@ class ScriptedLink:
         self.full_at = 1_000
 
     def give(self, count: int, size: int = 1) -> None:
-        view = SimpleNamespace(size=lambda _index: size)
+        view = SimpleNamespace(message_bytes=lambda _index: size)
         self.messages += [
             SimpleNamespace(topic=self.topic, index=0, entry=SimpleNamespace(view=view))
             for _ in range(count)
@@ -54,7 +54,7 @@ class ScriptedLink:
 
     @property
     def ready_bytes(self) -> int:
-        return sum(one.entry.view.size(0) for one in self.messages)
+        return sum(one.entry.view.message_bytes(0) for one in self.messages)
 
     @property
     def queue_full(self) -> bool:
@@ -63,7 +63,7 @@ class ScriptedLink:
     def take(self, most: int, most_bytes: int | None, *, at_least_one: bool) -> list[Any]:
         found: list[Any] = []
         while self.messages and len(found) < most:
-            size = self.messages[0].entry.view.size(0)
+            size = self.messages[0].entry.view.message_bytes(0)
             if most_bytes is not None:
                 if size > most_bytes and (found or not at_least_one):
                     break

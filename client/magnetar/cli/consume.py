@@ -13,10 +13,16 @@ MESSAGES_A_CALL = 1000
 
 
 def consume(
-    topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
     subscription: Annotated[
         str, typer.Option("-s", "--subscription", help="Its position is kept under this name.")
     ],
+    topics: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TOPIC...", help="persistent://tenant/namespace/topic, or a name."),
+    ] = None,
+    pattern: Annotated[
+        str, typer.Option(help="All topics of a namespace that match: tenant/namespace/orders-.*")
+    ] = "",
     count: Annotated[
         int, typer.Option("-n", "--count", min=0, help="Stop after so many; 0 is never.")
     ] = 0,
@@ -39,8 +45,9 @@ def consume(
     with (
         Client(url, operation_timeout_seconds=TIMEOUT_S) as client,
         client.subscribe(
-            topic,
+            topics or None,
             subscription,
+            pattern=pattern or None,
             consumer_type=ConsumerType.Shared if shared else ConsumerType.Exclusive,
             initial_position=InitialPosition.Latest if latest else InitialPosition.Earliest,
             filter=filter,
