@@ -51,6 +51,10 @@ class BookieMetrics(Collector):
             ("unindexed_bytes", "Durable and not yet indexed", storage.indexer.waiting_bytes),
             ("cached_bytes", "Entries kept for tail readers", storage.indexer.cached_bytes),
             ("log_bytes", "Size of all log files", storage.files.total_bytes()),
+            ("live_bytes", "Of that, bytes of ledgers that are not deleted",
+             storage.files.usage.total_bytes),
+            ("compaction_short_of_bytes", "Free space that compaction lacks to go on",
+             self._node.garbage.last.compaction.short_of_bytes),
             ("free_bytes", "Free space of the disk", storage.disk.free_bytes()),
             ("read_only", "1 while normal adds are refused", storage.space.read_only),
             ("limbo", "1 while negatives are not certain", storage.node_state.limbo_ceiling >= 0),
@@ -116,6 +120,7 @@ class BookieHttp:
                 "free_bytes": storage.disk.free_bytes(),
                 "total_bytes": storage.disk.total_bytes(),
                 "log_bytes": storage.files.total_bytes(),
+                "live_bytes": storage.files.usage.total_bytes,
                 "log_files": len(storage.files.listed),
                 "ledgers": len(await storage.ledger_ids()),
                 "pending_bytes": storage.pending_bytes,
@@ -147,6 +152,7 @@ class BookieHttp:
                 "compacted_files": len(result.compaction.victims),
                 "moved_entries": result.compaction.moved_entries,
                 "freed_bytes": result.compaction.freed_bytes,
+                "short_of_bytes": result.compaction.short_of_bytes,
             }
         )
 

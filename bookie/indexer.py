@@ -107,7 +107,7 @@ class Indexer:
             waiting.extendleft(reversed(taken))
             raise
         for file_id, ledger_id, size in pairs:
-            self._files.usage.setdefault(file_id, {})[ledger_id] = size
+            self._files.usage.set(file_id, ledger_id, size)
         self._written(taken, batch)
 
     def _count(self, batch: IndexBatch) -> list[tuple[FileId, LedgerId, int]]:
@@ -119,13 +119,16 @@ class Indexer:
         pairs = []
         for (file_id, ledger_id), size in sums.items():
             if ledger_id not in batch.forgotten:
-                size += self._files.usage.get(file_id, {}).get(ledger_id, 0)
+                size += self._files.usage.get(file_id, ledger_id)
                 pairs.append((file_id, ledger_id, size))
                 batch.usage[file_id, ledger_id] = size
         return pairs
 
     def _add_state(self, batch: IndexBatch, record: LogRecord) -> None:
         if record.kind == RecordKind.LEDGER_STATE:
+            stated = self._files.stated.get(record.file_id)
+            if stated is not None:
+                stated.add(record.ledger_id)
             state = LedgerState.decode(record.body)
             known = batch.states.get(record.ledger_id) or self._index.state(record.ledger_id)
             if known is not None:
@@ -133,9 +136,8 @@ class Indexer:
             batch.states[record.ledger_id] = state.encode()
             if state.deleted:
                 batch.forgotten.append(record.ledger_id)
-                for file_id, usage in self._files.usage.items():
-                    if record.ledger_id in usage:
-                        batch.usage[file_id, record.ledger_id] = 0
+                for file_id in self._files.usage.files_of(record.ledger_id):
+                    batch.usage[file_id, record.ledger_id] = 0
         elif record.kind == RecordKind.NODE_STATE:
             node_state = NodeState.decode(record.body)
             known = batch.node_state or self._index.node_state()
@@ -149,8 +151,7 @@ class Indexer:
         if batch.position is not None:
             self.position = batch.position
         for ledger_id in batch.forgotten:
-            for usage in self._files.usage.values():
-                usage.pop(ledger_id, None)
+            self._files.usage.drop_ledger(ledger_id)
         for item in taken:
             if isinstance(item, LogPosition):
                 continue

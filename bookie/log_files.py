@@ -16,6 +16,7 @@ from bookie.record import (
     RecordHeader,
     parse_record_header,
 )
+from bookie.usage import Usage
 from magnetar.errors import CorruptRecord, InvalidFrame, StorageError
 from magnetar.ids import LedgerId
 from magnetar.runtime.disk import AppendFile, Disk
@@ -54,7 +55,9 @@ class LogFiles:
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self._open: dict[FileId, AppendFile] = {}
-        self.usage: dict[FileId, dict[LedgerId, int]] = {}
+        self.usage = Usage()
+        self.stated: dict[FileId, set[LedgerId]] = {}
+        """Ledgers whose states were written into a file, for files begun since the start."""
         self.listed: set[FileId] = set()
         """Files that belong to the log; a run not yet published is present and not listed."""
         self._next_number = 1
@@ -79,12 +82,14 @@ class LogFiles:
         self._open[file_id] = file
         if not run:
             self.listed.add(file_id)
+            self.stated[file_id] = set()
         return file_id, file
 
     async def unlink(self, file_id: FileId) -> None:
         """Remove for good; nothing may be located in it any more."""
         file = self._open.pop(file_id, None)
-        self.usage.pop(file_id, None)
+        self.usage.drop_file(file_id)
+        self.stated.pop(file_id, None)
         self.listed.discard(file_id)
         await self.disk.unlink(file_name(file_id))
         if file is not None:
@@ -107,7 +112,7 @@ class LogFiles:
 
     def live_bytes(self, file_id: FileId) -> int:
         """Bytes of ledgers not deleted."""
-        return sum(self.usage.get(file_id, {}).values())
+        return self.usage.file_bytes(file_id)
 
     def read(self, locations: list[Location]) -> Iterator[tuple[RecordHeader, bytes]]:
         """The records at `locations`, neighbours by one read. Raises CorruptRecord."""

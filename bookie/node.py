@@ -74,10 +74,11 @@ class BookieNode:
             on_fatal=on_fatal, on_read_only=lambda _: self._announce_soon(),
         )
         compactor = Compactor(
-            self.storage, random_, live_ratio=settings.compact_below_live_ratio
+            self.storage, random_, live_ratio=settings.compact_below_live_ratio,
+            disk_ratio=settings.compact_above_disk_ratio,
         )
         self.garbage = GarbageCollector(
-            self.storage, self._ledger_exists, compactor, clock,
+            self.storage, self._ledger_exists, self._ledgers.listed_beside, compactor, clock,
             interval_s=settings.gc_interval_s,
         )
         self._cookie = b""

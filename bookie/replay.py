@@ -125,7 +125,10 @@ class Replay:
             if LedgerState.decode(state).deleted:
                 self._deleted.add(ledger_id)
         for file_id, ledger_id, size in index.usage():
-            self._files.usage.setdefault(file_id, {})[ledger_id] = size
+            if file_id not in self._files:
+                self._batch.usage[file_id, ledger_id] = 0  # unlinked, and then a crash
+                continue
+            self._files.usage.set(file_id, ledger_id, size)
 
     def _take(self, found: FoundCommit | Damage) -> None:
         if isinstance(found, Damage):
@@ -232,9 +235,10 @@ class Replay:
                 return  # a good copy is known already
         location = Location(file_id, record.offset, header.length)
         self._batch.locations.append((ledger_id, header.entry_id, location))
-        usage = self._files.usage.setdefault(file_id, {})
-        usage[ledger_id] = usage.get(ledger_id, 0) + RECORD_HEADER_BYTES + header.length
-        self._batch.usage[file_id, ledger_id] = usage[ledger_id]
+        usage = self._files.usage
+        size = usage.get(file_id, ledger_id) + RECORD_HEADER_BYTES + header.length
+        usage.set(file_id, ledger_id, size)
+        self._batch.usage[file_id, ledger_id] = size
 
     def _apply_ledger_state(self, record: FoundRecord) -> None:
         ledger_id = record.header.ledger_id
@@ -245,9 +249,9 @@ class Replay:
         self._batch.states[ledger_id] = state.encode()
         if state.deleted and ledger_id not in self._deleted:
             self._deleted.add(ledger_id)
-            for file_id, usage in sorted(self._files.usage.items()):
-                if usage.pop(ledger_id, None) is not None:
-                    self._batch.usage[file_id, ledger_id] = 0
+            for file_id in self._files.usage.files_of(ledger_id):
+                self._batch.usage[file_id, ledger_id] = 0
+            self._files.usage.drop_ledger(ledger_id)
             self._batch.forgotten.append(ledger_id)
 
     async def _take_run(self, file_id: FileId) -> None:

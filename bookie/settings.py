@@ -22,7 +22,11 @@ class BookieSettings:
     rack: str = ""
     accept_loss: bool = False
     """Start although the disk was lost, in limbo; for one start, by the operator."""
-    gc_interval_s: float = 300.0
+    gc_interval_s: float = 15.0
     compact_below_live_ratio: float = 0.5
+    """A log file of which less lives is rewritten."""
+    compact_above_disk_ratio: float = 1.3
+    """So are the emptiest ones while all files are longer than this times what lives in them, plus
+    one file."""
     limits: BookieLimits = field(default_factory=BookieLimits)
     server_limits: ServerLimits = field(default_factory=ServerLimits)

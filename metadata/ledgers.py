@@ -243,6 +243,13 @@ class LedgerRepository:
                 for low in await child_names(self._store, f"{paths.LEDGERS}/{high}/{middle}"):
                     yield paths.ledger_id_of(high, middle, low)
 
+    async def listed_beside(self, ledger_id: LedgerId) -> frozenset[LedgerId]:
+        """The ledgers whose ids share all but the lowest 12 bits with this one, itself included,
+        by one call. That one is missing is a hint only: `exists` is certain (R19)."""
+        names = await child_names(self._store, paths.ledgers_beside(ledger_id))
+        base = ledger_id >> 12 << 12
+        return frozenset(LedgerId(base | int(name, 16)) for name in names)
+
     def watch(self, ledger_id: LedgerId, callback: Callable[[], None]) -> Cancel:
         """Call back after changes of the record, and after a reconnect."""
         return self._store.watch(paths.ledger(ledger_id), callback)

@@ -126,6 +126,11 @@ def ledger(ledger_id: LedgerId) -> str:
     )
 
 
+def ledgers_beside(ledger_id: LedgerId) -> str:
+    """The folder of a ledger's node, which those of 4096 neighbours share."""
+    return ledger(ledger_id).rpartition("/")[0]
+
+
 def ledger_id_of(high: str, middle: str, low: str) -> LedgerId:
     """The id whose `ledger` path ends in these three parts; raises ValueError."""
     return LedgerId(int(high, 16) << 24 | int(middle, 16) << 12 | int(low, 16))

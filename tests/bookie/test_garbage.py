@@ -29,17 +29,35 @@ class Metadata:
     def __init__(self, *ledgers: int) -> None:
         self.ledgers = set(ledgers)
         self.silent = False
+        self.lying = False
+        """Lists are empty, as after a reconnect to a server that lags."""
+        self.lists_read = 0
+        self.asked: list[int] = []
 
     async def exists(self, ledger_id: LedgerId) -> bool:
         await asyncio.sleep(0)
         if self.silent:
             raise ConnectionLoss("no answer")
+        self.asked.append(ledger_id)
         return ledger_id in self.ledgers
+
+    async def listed_beside(self, ledger_id: LedgerId) -> frozenset[LedgerId]:
+        await asyncio.sleep(0)
+        if self.silent:
+            raise ConnectionLoss("no answer")
+        self.lists_read += 1
+        if self.lying:
+            return frozenset()
+        return frozenset(
+            LedgerId(one) for one in self.ledgers if one >> 12 == ledger_id >> 12
+        )
 
 
 def collector(it: House, metadata: Metadata, live_ratio: float = 0.6) -> GarbageCollector:
     compactor = Compactor(it.storage, random.Random(2), live_ratio=live_ratio, max_victims=100)
-    return GarbageCollector(it.storage, metadata.exists, compactor, SystemClock())
+    return GarbageCollector(
+        it.storage, metadata.exists, metadata.listed_beside, compactor, SystemClock()
+    )
 
 
 async def two_ledgers(it: House, entries: int = 60) -> None:
@@ -63,6 +81,58 @@ async def test_R19_only_provably_absent_ledgers_are_deleted() -> None:
         assert (result.deleted_ledgers, result.complete) == (1, True)
         assert (await it.read(0, ledger=1)).status is Status.NO_LEDGER
         assert len(await it.bodies(0, 100, ledger=2)) == 60
+
+
+async def test_R19_a_list_that_lacks_a_ledger_deletes_nothing() -> None:
+    async with house() as it:
+        await two_ledgers(it)
+        metadata = Metadata(1, 2)
+        metadata.lying = True
+
+        result = await collector(it, metadata).collect()
+
+        assert (result.deleted_ledgers, result.complete) == (0, True)
+        assert len(await it.bodies(0, 100, ledger=1)) == 60
+        assert metadata.asked == [1, 2]
+
+
+async def test_ledgers_that_are_listed_are_not_asked_for_one_by_one() -> None:
+    async with house() as it:
+        for ledger in range(50):
+            await it.fill(1, ledger=ledger)
+        await it.indexed()
+        metadata = Metadata(*range(49))
+
+        result = await collector(it, metadata).collect(whole=False)
+
+        assert result.deleted_ledgers == 1
+        assert (metadata.lists_read, metadata.asked) == (1, [49])
+
+
+async def test_scattered_ledgers_are_looked_at_in_turn_the_newest_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bookie.garbage.NEWEST_LISTS", 2)
+    monkeypatch.setattr("bookie.garbage.OTHER_LISTS", 3)
+    async with house() as it:
+        ledgers = [number << 12 for number in range(12)]
+        for ledger in ledgers:
+            await it.fill(1, ledger=ledger)
+        await it.indexed()
+        metadata = Metadata(*ledgers)
+        gc = collector(it, metadata)
+        await gc.collect(whole=False)
+        assert metadata.lists_read == 5
+        metadata.ledgers = set(ledgers[:-1])
+        assert (await gc.collect(whole=False)).deleted_ledgers == 1
+        metadata.ledgers = set()
+
+        rounds = 0
+        while it.storage.files.usage.ledgers():
+            await gc.collect(whole=False)
+            await it.indexed()
+            rounds += 1
+            assert rounds <= 4
 
 
 async def test_a_late_add_does_not_bring_a_deleted_ledger_back() -> None:
@@ -182,12 +252,17 @@ async def test_a_file_with_a_damaged_living_entry_is_never_unlinked() -> None:
         assert (await it.read(3, ledger=2)).status is Status.UNKNOWN
 
 
-async def test_a_file_with_an_unreadable_region_is_never_unlinked() -> None:
+@pytest.mark.parametrize("kept_batches", [None, -1])
+async def test_a_file_of_before_the_start_with_an_unreadable_region_is_never_unlinked(
+    kept_batches: int | None,
+) -> None:
+    """Something living may lie there that the index never had."""
     async with house(SMALL_FILES) as it:
         await two_ledgers(it)
         name = it.disk.names("log-")[0]
         at = it.disk.files[name].content.find(bytes(request(3, ledger=2).body))
         it.disk.rot(name, at - 20)
+        await it.crash(kept_batches=kept_batches)
         await collector(it, Metadata()).collect()
         assert name in it.disk.names()
 
@@ -239,24 +314,86 @@ async def test_a_repaired_entry_wins_over_its_damaged_copy_in_a_run() -> None:
         assert len(await it.bodies(0, 100, ledger=2)) == 60
 
 
-async def test_compacting_a_full_disk_leaves_nothing_behind() -> None:
+async def test_a_full_disk_is_compacted_as_far_as_there_is_room() -> None:
     async with house(SMALL_FILES, MemoryDisk(capacity_bytes=200_000)) as it:
         await two_ledgers(it)
-        for _ in range(3):
-            it.disk.ballast_bytes += it.disk.free_bytes() - 3000
-            await collector(it, Metadata(2)).collect()
-            assert it.disk.names("run-") == []
+        before = it.storage.files.total_bytes()
+        it.disk.ballast_bytes += it.disk.free_bytes() - LIMITS.reserve_bytes - 1
+        result = await collector(it, Metadata(2)).collect()
+        assert result.compaction.moved_entries == 0
+        assert result.compaction.short_of_bytes > 0
+        assert it.disk.names("run-") == []
+
+        it.disk.ballast_bytes -= 2_500  # room for one file, which makes more room
+        result = await collector(it, Metadata(2)).collect()
+
+        assert result.compaction.moved_entries > 0 and not result.compaction.short_of_bytes
+        assert it.storage.files.total_bytes() < before
         assert await it.bodies(0, 100, ledger=2) == [
             request(n, ledger=2).body for n in range(60)
         ]
+
+
+async def test_files_in_which_nothing_lives_go_without_any_room() -> None:
+    async with house(SMALL_FILES, MemoryDisk(capacity_bytes=200_000)) as it:
+        for start in range(0, 100, 10):
+            await it.fill(10, ledger=1, first=start)
+        await it.fill(1, ledger=2)
+        await it.indexed()
+        it.disk.ballast_bytes += it.disk.free_bytes() - 600
+        before = len(it.disk.names("log-"))
+
+        result = await collector(it, Metadata(2)).collect()
+
+        assert len(result.compaction.victims) >= before - 2
+        assert await it.bodies(0, 1, ledger=2) == [request(0, ledger=2).body]
+
+
+async def test_files_in_which_nothing_lives_are_not_read() -> None:
+    async with house(SMALL_FILES) as it:
+        await it.read(0, ledger=3, fence=True)
+        for start in range(0, 100, 10):
+            await it.fill(10, ledger=1, first=start)
+        await it.indexed()
+        for file in list(it.storage.files._open.values()):
+            file.read_at = None  # type: ignore[assignment, method-assign]
+
+        result = await collector(it, Metadata(3)).collect()
+
+        assert len(result.compaction.victims) >= 2
+        await it.crash(kept_batches=-1)
+        assert await it.add(request(0, ledger=3)) is Status.FENCED
+        assert (await it.read(0, ledger=1)).status is Status.NO_LEDGER
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.7, 0.9])
+async def test_files_stay_near_what_lives_in_them_however_it_is_spread(share: float) -> None:
+    """However much of each file lives, never more than 1.3 times that, and a file."""
+    chance = random.Random(str(share))
+    async with house(dataclasses.replace(SMALL_FILES, file_bytes=8_000)) as it:
+        kept, entries = set(), dict[int, int]()
+        for _ in range(2_000):
+            ledger = chance.randrange(1, 60)
+            await it.fill(1, ledger=ledger, first=entries.get(ledger, 0))
+            entries[ledger] = entries.get(ledger, 0) + 1
+        kept = {ledger for ledger in entries if chance.random() < share}
+        await it.indexed()
+
+        for _ in range(3):
+            await collector(it, Metadata(*kept), live_ratio=0.5).collect()
+
+        files = it.storage.files
+        assert files.total_bytes() <= 1.3 * files.usage.total_bytes + 8_000 + 2_000
+        for ledger in kept:
+            assert len(await it.bodies(0, 10_000, ledger=ledger)) == entries[ledger]
 
 
 async def test_a_run_that_fills_the_disk_is_unlinked() -> None:
     async with house(SMALL_FILES, MemoryDisk(capacity_bytes=200_000)) as it:
         await two_ledgers(it)
         gc = collector(it, Metadata(2))
-        gc._compactor._has_room = lambda live: True  # type: ignore[method-assign]
-        it.disk.ballast_bytes += it.disk.free_bytes() - 2000
+        gc._compactor._room = lambda: 1 << 40  # type: ignore[method-assign]
+        it.disk.ballast_bytes += it.disk.free_bytes() - 800
         with pytest.raises(DiskFull):
             await gc.collect()
         assert it.disk.names("run-") == []

@@ -189,6 +189,15 @@ async def test_a_ledger_lives_under_compare_and_set(faulty: FaultyStore) -> None
     await watcher.fired()
 
 
+async def test_one_list_tells_of_all_neighbours_of_a_ledger(faulty: FaultyStore) -> None:
+    ledgers = LedgerRepository(faulty)
+    for ledger_id in (4095, 4096, 4097, 8191, 8192):
+        await ledgers.create(_ledger(ledger_id))
+
+    assert await ledgers.listed_beside(LedgerId(5000)) == {4096, 4097, 8191}
+    assert await ledgers.listed_beside(LedgerId(1 << 40)) == frozenset()
+
+
 async def test_a_ledgers_absence_is_certain_or_an_error(faulty: FaultyStore) -> None:
     ledgers = LedgerRepository(faulty)
     await ledgers.create(_ledger(5))

@@ -98,8 +98,14 @@ CATALOG: tuple[Mutant, ...] = (
         "garbage_on_doubt",
         "R19: a ledger's data go when the metadata did not answer",
         ("bookie/garbage.py",
-         "                return deleted, False\n",
-         "                exists = False\n"),
+         "                listed = await self._listed_beside(ledgers[0])\n",
+         "                try:\n"
+         "                    listed = await self._listed_beside(ledgers[0])\n"
+         "                except MetadataError:\n                    listed = frozenset()\n"),
+        ("bookie/garbage.py",
+         "                    absent = await self._absent(some)\n",
+         "                    try:\n                        absent = await self._absent(some)\n"
+         "                    except MetadataError:\n                        absent = some\n"),
     ),
     _mutant(
         "replaced_acks_kept",
