@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from broker.broker import Broker
 from broker.conversation import Delivery, MessagePosition
 from broker.pull_session import PullRequest
-from broker.pull_sessions import Settlement
+from broker.pull_sessions import Failed, Settlement
 from broker.relay import Relay
 from broker.stream_codec import error_of, open_consumer_of, position_of, positions_of
 from broker.stream_writer import Context
@@ -52,14 +52,15 @@ class PullService:
     async def _receive(self, request: pb.ReceiveRequest, context: Context) -> bytes:
         opening = open_consumer_of(request.consumer)
         topic = await self._broker.topic_here(opening.topic)
-        deliveries, unanswered = await topic.pulls.receive(opening, PullRequest(
+        answer = await topic.pulls.receive(opening, PullRequest(
             request.max_messages, request.max_bytes, request.wait_ms / 1000,
             request.lease_ms / 1000,
         ))
         if context.cancelled():
-            unanswered()
+            answer.unanswered()
         return pb.ReceiveReply(
-            deliveries=map(_delivery, deliveries), consumer_name=opening.consumer_name
+            deliveries=map(_delivery, answer.deliveries), consumer_name=opening.consumer_name,
+            end_of_topic=answer.end_of_topic,
         ).SerializeToString()
 
     async def settle(self, frame: bytes, _context: Context) -> bytes:
@@ -81,10 +82,13 @@ class PullService:
 
 
 def _settlement(request: pb.SettleRequest) -> Settlement:
-    negative: list[MessagePosition] = []
+    negative: list[Failed] = []
     unused: list[MessagePosition] = []
     for given in request.negative:
-        (unused if given.uncounted else negative).extend(positions_of(given.positions))
+        if given.uncounted:
+            unused += positions_of(given.positions)
+        else:
+            negative.append(Failed(positions_of(given.positions), given.delay_ms / 1000))
     return Settlement(
         request.subscription, request.consumer_name, positions_of(request.individual),
         position_of(request.cumulative) if request.HasField("cumulative") else None,

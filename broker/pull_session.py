@@ -171,7 +171,8 @@ class PullSession:
         kept, rest = keep_bytes(self._take(), request.max_bytes)
         consumer.give_back(rest)
         for delivery in kept:
-            self._lease(delivery, request.lease_s)
+            self._hold((delivery.ledger_id, delivery.entry_id), meant_mask(delivery),
+                       request.lease_s)
         return kept
 
     def _take(self) -> list[Delivery]:
@@ -187,10 +188,10 @@ class PullSession:
 
     # --- leases
 
-    def _lease(self, delivery: Delivery, lease_s: float) -> None:
-        key = (delivery.ledger_id, delivery.entry_id)
+    def _hold(self, key: Key, mask: int, lease_s: float) -> None:
+        """These are out for so long."""
         ends_s = self._clock.monotonic_s() + lease_s
-        self._leases.setdefault(key, []).append(Lease(meant_mask(delivery), ends_s))
+        self._leases.setdefault(key, []).append(Lease(mask, ends_s))
         self._leased(self, key, ends_s)
 
     def settled(self, positions: Sequence[MessagePosition]) -> None:
@@ -199,17 +200,31 @@ class PullSession:
         for position in positions:
             self._cut((position.ledger_id, position.entry_id), bits_of(position))
 
-    def give_up(self, positions: Sequence[MessagePosition], *, counted: bool) -> None:
-        """Deliver those of these that are out again: now, counted as a failure, or uncounted."""
-        given = []
+    def give_back(self, positions: Sequence[MessagePosition]) -> None:
+        """Deliver those of these that are out again, uncounted."""
+        given = self._cut_all(positions)
+        if given:
+            self._attached().give_back(given)
+
+    def fail(self, positions: Sequence[MessagePosition], delay_s: float) -> None:
+        """Deliver those of these that are out again after a delay, counted; until then they stay
+        out, as if leased for so long."""
+        failed = self._cut_all(positions)
+        if failed and delay_s <= 0:
+            self._attached().redeliver(failed)
+        else:
+            for position in failed:
+                self._hold((position.ledger_id, position.entry_id), position.batch_mask, delay_s)
+
+    def _cut_all(self, positions: Sequence[MessagePosition]) -> list[MessagePosition]:
+        self.last_used_s = self._clock.monotonic_s()
+        cut = []
         for position in positions:
             key = (position.ledger_id, position.entry_id)
             mask = self._cut(key, bits_of(position))
             if mask:
-                given.append(position_of(key, mask))
-        if given:
-            self.last_used_s = self._clock.monotonic_s()
-            (self._attached().redeliver if counted else self._attached().give_back)(given)
+                cut.append(position_of(key, mask))
+        return cut
 
     def settled_through(self, position: MessagePosition) -> None:
         """As `settled`, for everything up to and with a message."""
@@ -234,10 +249,7 @@ class PullSession:
                 )
         for position in positions:
             key = (position.ledger_id, position.entry_id)
-            mask = self._cut(key, bits_of(position))
-            ends_s = self._clock.monotonic_s() + lease_s
-            self._leases.setdefault(key, []).append(Lease(mask, ends_s))
-            self._leased(self, key, ends_s)
+            self._hold(key, self._cut(key, bits_of(position)), lease_s)
 
     def _cut(self, key: Key, mask: int) -> int:
         """End the leases of these messages; answers with those that were out."""

@@ -46,6 +46,14 @@ class PullLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """Messages that are to come again, counted, after a delay."""
+
+    positions: Sequence[MessagePosition]
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """What a puller says of messages it got."""
 
@@ -53,7 +61,7 @@ class Settlement:
     consumer_name: str
     individual: Sequence[MessagePosition] = ()
     cumulative: MessagePosition | None = None
-    negative: Sequence[MessagePosition] = ()
+    negative: Sequence[Failed] = ()
     unused: Sequence[MessagePosition] = ()
     """Given back uncounted."""
     extend: Sequence[MessagePosition] = ()
@@ -62,11 +70,28 @@ class Settlement:
     """The puller leaves; what is still out goes back uncounted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call gets. `end_of_topic`: there are no more messages, and will be none."""
+
+    session: PullSession
+    deliveries: list[Delivery]
+    end_of_topic: bool
+
+    def unanswered(self) -> None:
+        """It does not reach its puller: its messages go back uncounted."""
+        self.session.unanswered(self.deliveries)
+
+
 class PullHost(Protocol):
     """What pullers need of their topic."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def terminated(self) -> bool:
+        """It takes no more messages."""
 
     def refuse_if_closing(self) -> None:
         """Raises NotOwner."""
@@ -107,10 +132,8 @@ class PullSessions:
         """Entries that are out, of all sessions."""
         return sum(session.leased_entries for _, session in self._sessions.values())
 
-    async def receive(
-        self, opening: OpenConsumer, asked: PullRequest
-    ) -> tuple[list[Delivery], Callable[[], None]]:
-        """The messages, and what to call if the answer does not reach its puller.
+    async def receive(self, opening: OpenConsumer, asked: PullRequest) -> Answer:
+        """Messages, waiting for the first for as long as was asked for.
 
         Raises what opening a consumer raises, ConsumerBusy at a limit, InvalidArgument.
         """
@@ -125,12 +148,18 @@ class PullSessions:
             deliveries = await session.receive(PullRequest(
                 min(asked.max_messages, limits.messages),
                 min(asked.max_bytes or limits.answer_bytes, limits.answer_bytes),
-                min(asked.wait_s, limits.wait_s),
+                0.0 if self._at_end(opening) else min(asked.wait_s, limits.wait_s),
                 asked.lease_s or limits.lease_s,
             ))
         finally:
             self.calls -= 1
-        return deliveries, lambda: session.unanswered(deliveries)
+        return Answer(session, deliveries, not deliveries and self._at_end(opening))
+
+    def _at_end(self, opening: OpenConsumer) -> bool:
+        """The topic takes no more messages, and all are acknowledged."""
+        subscription = self._host.subscription_named(opening.subscription)
+        return self._host.terminated and (
+            subscription is not None and not subscription.backlog_messages)
 
     async def settle(self, told: Settlement) -> None:
         """Returns once the acknowledgements are durable; raises SubscriptionNotFound,
@@ -149,8 +178,9 @@ class PullSessions:
                 raise InvalidArgument("the leases are over; the messages are delivered again")
             session.extend(told.extend, told.lease_s or self.limits.lease_s)
         if session is not None:
-            session.give_up(told.negative, counted=True)
-            session.give_up(told.unused, counted=False)
+            for failed in told.negative:
+                session.fail(failed.positions, failed.delay_s)
+            session.give_back(told.unused)
         if told.individual or told.cumulative is not None:
             await _acknowledged(subscription, told)
             if session is not None:

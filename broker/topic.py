@@ -127,6 +127,11 @@ class Topic:
         """All of them, readers too."""
         return [*self.state.subscriptions.values(), *self._temporary]
 
+    @property
+    def terminated(self) -> bool:
+        """It takes no more messages, for ever."""
+        return self.gate.terminated
+
     def subscription_named(self, name: str) -> Subscription | None:
         """None: there is none of that name."""
         return self.state.subscriptions.get(name)

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from magnetar.message_id import MessageId
     from magnetar.partitioned_producer import PartitionedProducer
     from magnetar.producer import Producer
+    from magnetar.pull import PullConsumer
     from magnetar.reader import Reader
     from magnetar.redelivery_backoff import RedeliveryBackoff
+    from magnetar.redrive import RedriveReport
     from magnetar.routing import OutgoingMessage
     from magnetar.scheduled_id import ScheduledId
     from magnetar.ticket import Ticket, Tickets
@@ -60,8 +62,10 @@ __all__ = [
     "PartitionsRoutingMode",
     "Producer",
     "ProducerAccessMode",
+    "PullConsumer",
     "Reader",
     "RedeliveryBackoff",
+    "RedriveReport",
     "ScheduledId",
     "Ticket",
     "Tickets",
@@ -87,8 +91,10 @@ _HOMES = {
     "PartitionsRoutingMode": "enums",
     "Producer": "producer",
     "ProducerAccessMode": "enums",
+    "PullConsumer": "pull",
     "Reader": "reader",
     "RedeliveryBackoff": "redelivery_backoff",
+    "RedriveReport": "redrive",
     "ScheduledId": "scheduled_id",
     "Ticket": "ticket",
     "Tickets": "ticket",

@@ -34,6 +34,7 @@ from magnetar.multi_topic_reader import AnyReader, MultiTopicReader, Start, sing
 from magnetar.partitioned_producer import AnyProducer, PartitionedProducer, Routing
 from magnetar.producer import Producer
 from magnetar.producer_core import ProducerCore, ProducerLimits
+from magnetar.pull import PullConsumer, check_lease
 from magnetar.reader import Reader
 from magnetar.receive_queue import ReceiveQueue
 from magnetar.redelivery_backoff import Delay, RedeliveryBackoff
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 Part = TypeVar(
     "Part", Producer, PartitionedProducer, TopicConsumer, MultiTopicConsumer, Reader,
-    MultiTopicReader)
+    MultiTopicReader, PullConsumer)
 
 
 class Client:
@@ -78,7 +79,7 @@ class Client:
         self._clock = clock or SystemClock()
         self._connections = Connections(url, self._settings, self._clock, random or Random())
         self._watches = TopicWatches(self._connections)
-        self._parts: list[AnyProducer | Consumer | AnyReader] = []
+        self._parts: list[AnyProducer | Consumer | AnyReader | PullConsumer] = []
         self._closed = False
         self._admin: Admin | None = None
 
@@ -235,6 +236,41 @@ class Client:
             return await self._opened(make(name, single_start(start_message_id)))
         return await self._opened(MultiTopicReader(
             self._connections, self._watches, name, make, start_message_id))
+
+    async def create_puller(
+        self,
+        topic: str,
+        subscription_name: str,
+        *,
+        consumer_type: ConsumerType = ConsumerType.Shared,
+        initial_position: InitialPosition = InitialPosition.Latest,
+        consumer_name: str = "",
+        lease_millis: int = 30_000,
+        negative_ack_redelivery_delay_ms: int = 1000,
+        redelivery_backoff: RedeliveryBackoff | Sequence[Delay] | None = None,
+        hold_failed_keys: bool | None = None,
+        dead_letter_policy: DeadLetterPolicy | None = None,
+        filter: str = "",
+        tags: str = "*",
+    ) -> PullConsumer:
+        """A consumer that is sent nothing but what each of its calls asks for.
+
+        What `pull` brings is leased: not settled within `lease_millis`, it is delivered again. A
+        `consumer_name` tells whose leases they are; one is made up where none is given. The rest
+        is as in `subscribe`.
+        """
+        name = self._topic(topic)
+        check_lease(lease_millis)
+        if not consumer_name and consumer_type is not ConsumerType.Broadcast:
+            consumer_name = f"pull-{self._connections.random.getrandbits(64):016x}"
+        options = ConsumerOptions(
+            subscription_name, consumer_type, initial_position, consumer_name,
+            negative_ack_redelivery_delay_ms=negative_ack_redelivery_delay_ms,
+            redelivery_backoff=redelivery_backoff, hold_failed_keys=hold_failed_keys,
+            dead_letter_policy=dead_letter_policy, filter=filter, tags=tags,
+        )
+        return await self._opened(PullConsumer(
+            self._connections, name, lambda: self._partitions(name), options, lease_millis))
 
     @property
     def admin(self) -> Admin:

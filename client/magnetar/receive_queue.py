@@ -58,7 +58,7 @@ def bits_of(indexes: Meant) -> int:
     return bits
 
 
-def _opened(
+def opened_delivery(
     client_part: memoryview, delivered: Delivered
 ) -> tuple[EntryView, Meant]:
     """The entry, read by the batch indexes of its messages' ids, and which of them are meant."""
@@ -109,7 +109,7 @@ class ReceiveQueue:
         Messages up to `not_above` (ledger, entry, index) were handed out before.
         """
         _, client_part = parse_prefix(delivered.entry)
-        view, meant = _opened(client_part, delivered)
+        view, meant = opened_delivery(client_part, delivered)
         self._granted -= len(meant)
         if delivered.epoch > self._epoch:
             self.begin_epoch(delivered.epoch)

@@ -9,7 +9,7 @@ import pytest
 
 from broker.conversation import Delivery, InitialPosition, MessagePosition, OpenConsumer
 from broker.pull_session import PullRequest
-from broker.pull_sessions import PullLimits, PullSessions, Settlement
+from broker.pull_sessions import Failed, PullLimits, PullSessions, Settlement
 from broker.pull_trim import meant_mask
 from broker.selector import parse_filter
 from broker.state_records import SubscriptionKind
@@ -39,6 +39,7 @@ class Puller:
     kind: SubscriptionKind = SHARED
     tags: str = "*"
     deliveries: list[Delivery] = field(default_factory=list)
+    end_of_topic: bool = False
 
     @property
     def opening(self) -> OpenConsumer:
@@ -53,8 +54,9 @@ class Puller:
         self, most: int = 10, wait_s: float = SOON_S, max_bytes: int = 0, lease_s: float = 30.0
     ) -> list[bytes]:
         pulls = await self.pulls()
-        self.deliveries, _ = await pulls.receive(
+        answer = await pulls.receive(
             self.opening, PullRequest(most, max_bytes, wait_s, lease_s))
+        self.deliveries, self.end_of_topic = answer.deliveries, answer.end_of_topic
         return [payload for one in self.deliveries for payload in payloads(one)]
 
     @property
@@ -226,10 +228,28 @@ async def test_what_is_given_back_comes_again_counted_or_not() -> None:
         await puller.pull(2)
         first, second = puller.positions
 
-        await puller.settle(negative=[first], unused=[second])
+        await puller.settle(negative=[Failed([first])], unused=[second])
 
         assert await puller.pull(2) == numbered(0, 1)
         assert puller.counts == [1, 0]
+
+
+async def test_what_failed_comes_again_after_its_delay() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await filled(node, 2)
+        puller = Puller(node)
+        await puller.pull(2)
+        first, second = puller.positions
+
+        await puller.settle(negative=[Failed([first], 5.0), Failed([second], 1.0)])
+        assert await puller.pull(2) == []
+        await puller.time_passes(2)
+        assert await puller.pull(2) == numbered(1)
+        await puller.time_passes(4)
+
+        assert await puller.pull(2) == numbered(0)
+        assert puller.counts == [1]
 
 
 async def test_a_call_that_is_given_up_loses_nothing_and_counts_nothing() -> None:
@@ -256,9 +276,9 @@ async def test_an_answer_that_reached_nobody_is_given_back_uncounted() -> None:
         await filled(node, 2)
         puller = Puller(node)
         pulls = await puller.pulls()
-        _, unanswered = await pulls.receive(puller.opening, PullRequest(10, 0, 1.0, 30.0))
+        answer = await pulls.receive(puller.opening, PullRequest(10, 0, 1.0, 30.0))
 
-        unanswered()
+        answer.unanswered()
 
         assert await Puller(node, "other").pull(10) == numbered(0, 1)
         assert pulls.leased_entries == 2
@@ -359,7 +379,7 @@ async def test_pullers_share_a_subscription_with_pushed_consumers() -> None:
             node, shared=True, initial_position=InitialPosition.EARLIEST)
         assert await consumer.receive(4) == numbered(2, 3, 4, 5)
 
-        await puller.settle(negative=puller.positions)
+        await puller.settle(negative=[Failed(puller.positions)])
         assert (await consumer.receive(6))[4:] == numbered(0, 1)
 
 
@@ -394,6 +414,22 @@ async def test_the_end_of_the_topic_is_told_to_whoever_waits() -> None:
 
         with pytest.raises(NotOwner):
             await waiting
+
+
+async def test_the_last_message_of_a_terminated_topic_is_told() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await filled(node, 2)
+        puller = Puller(node)
+        await (await node.topic()).terminate()
+
+        assert await puller.pull(2) == numbered(0, 1)
+        positions = puller.positions
+        assert await puller.pull(2) == [] and not puller.end_of_topic
+        await puller.settle(individual=positions)
+
+        assert await puller.pull(2, wait_s=60) == []
+        assert puller.end_of_topic
 
 
 async def test_bounds_and_bad_requests_are_told() -> None:

@@ -14,6 +14,7 @@ from magnetar.redrive import RedriveReport
 from magnetar.sync.consumer import Consumer
 from magnetar.sync.loop_thread import THREAD
 from magnetar.sync.producer import Producer
+from magnetar.sync.pull import PullConsumer
 from magnetar.sync.reader import Reader
 from magnetar.topic_choice import Topics
 
@@ -66,6 +67,13 @@ class Client:
         """See the asynchronous `create_reader`."""
         return Reader(THREAD.run(
             self._client.create_reader(topic, start_message_id, **settings)))
+
+    def create_puller(
+        self, topic: str, subscription_name: str, **settings: Any
+    ) -> PullConsumer:
+        """See the asynchronous `create_puller`."""
+        return PullConsumer(THREAD.run(
+            self._client.create_puller(topic, subscription_name, **settings)))
 
     def redrive(self, dead_letter_topic: str, **settings: Any) -> RedriveReport:
         """See the asynchronous `redrive`; `on_progress` runs in the SDK's thread."""
