@@ -28,6 +28,7 @@ from magnetar.enums import (
     ProducerAccessMode,
 )
 from magnetar.errors import AlreadyClosed, InvalidArgument, MagnetarError, NotSupported
+from magnetar.handling import Handling
 from magnetar.message_id import MessageId
 from magnetar.multi_topic_consumer import MultiTopicConsumer
 from magnetar.multi_topic_reader import AnyReader, MultiTopicReader, Start, single_start
@@ -54,7 +55,7 @@ Part = TypeVar(
     MultiTopicReader, PullConsumer)
 
 
-class Client:
+class Client(Handling):
     """Speaks to a cluster. Make and use it inside one event loop.
 
     `service_url` names any brokers of the cluster; without it MAGNETAR_SERVICE_URL counts, then
@@ -80,7 +81,7 @@ class Client:
         self._connections = Connections(url, self._settings, self._clock, random or Random())
         self._watches = TopicWatches(self._connections)
         self._parts: list[AnyProducer | Consumer | AnyReader | PullConsumer] = []
-        self._closed = False
+        self._closing = self._closed = False
         self._admin: Admin | None = None
 
     async def create_producer(
@@ -314,10 +315,18 @@ class Client:
         return await self._partitions(self._topic(topic))
 
     async def close(self) -> None:
-        """Close all producers, consumers and readers, then the links; twice is fine."""
-        if self._closed:
+        """Stop all handlers, close all producers, consumers and readers, then the links; twice is
+        fine."""
+        if self._closing:
             return
-        self._closed = True
+        self._closing = True
+        try:
+            await self.stop_listeners()
+        finally:
+            self._closed = True
+            await self._close_parts()
+
+    async def _close_parts(self) -> None:
         results = await asyncio.gather(
             *(part.close() for part in self._parts), return_exceptions=True)
         await self._watches.close()

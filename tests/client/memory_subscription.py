@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from magnetar.entry import Prefix, encode_prefix, select
-from magnetar.errors import ConsumerBusy, InvalidArgument
+from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError
 from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.frames import Delivered, encode_deliveries
 
@@ -206,18 +206,22 @@ class MemorySubscription:
             for place in self.places(position):
                 if self.in_flight.get(place) is session:
                     self.reasons[place] = asked.reason
-                    self.back(place, counted=not asked.uncounted, delay_ms=asked.delay_ms)
+                    self.back(
+                        place, counted=not asked.uncounted, failed=not asked.uncounted,
+                        delay_ms=asked.delay_ms)
 
-    def back(self, place: Place, *, counted: bool, delay_ms: int = 0) -> None:
+    def back(
+        self, place: Place, *, counted: bool, failed: bool = False, delay_ms: int = 0
+    ) -> None:
         del self.in_flight[place]
         if counted:
             self.counts[place] = self.counts.get(place, 0) + 1
             if self.max_deliveries and self.counts[place] >= self.max_deliveries:
                 self._bury(place)
                 return
-            key = self.topic.view(place[0]).key(place[1])
-            if key is not None:
-                self.failed.setdefault(key, set()).add(place)
+        key = self.topic.view(place[0]).key(place[1])
+        if key is not None and failed:
+            self.failed.setdefault(key, set()).add(place)
         if delay_ms:
             self.delayed[place] = asyncio.get_running_loop().call_later(
                 delay_ms / 1000, self._due, place)
@@ -294,6 +298,9 @@ class MemorySession:
 
     def say(self, reply: pb.ConsumeReply) -> None:
         self.out.put_nowait(reply.SerializeToString())
+
+    def refuse(self, error: MagnetarError) -> None:
+        self.say(pb.ConsumeReply(error=pb.Error(code=pb.UNAUTHORIZED, message=str(error))))
 
     def tell_end(self) -> None:
         if not self.told_end:

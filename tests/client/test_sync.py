@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from magnetar import ConsumerType, InitialPosition
+from magnetar import BatchReceivePolicy, ConsumerType, InitialPosition, Message
 from magnetar.cli.app import app
 from magnetar.errors import ConnectionFailed, OperationTimeout
-from magnetar.sync import Client
+from magnetar.sync import Client, Consumer
 from tests.client.memory_broker import MemoryCluster
 
 
@@ -54,6 +54,86 @@ def test_everything_blocks_until_done(cluster: MemoryCluster) -> None:
         with client.create_reader("t") as reader:
             assert reader.has_message_available()
             assert reader.read_next(5000).data == b"one"
+
+
+def test_what_a_consumer_can_do(cluster: MemoryCluster) -> None:
+    told: list[tuple[str, bool]] = []
+    active = threading.Event()
+
+    def tell(consumer: Consumer, now: bool) -> None:
+        told.append((consumer.consumer_name, now))
+        active.set()
+
+    with Client(cluster.url) as client, client.create_producer("t") as producer:
+        producer.send_many([b"%d" % number for number in range(6)])
+        producer.flush()
+        with client.subscribe(
+            "t", "s", consumer_type=ConsumerType.Failover, consumer_name="c",
+            initial_position=InitialPosition.Earliest, on_active_changed=tell,
+            redelivery_backoff=[0],
+        ) as consumer:
+            assert active.wait(5) and consumer.is_active and consumer.is_connected
+            messages = consumer.batch_receive(BatchReceivePolicy(6, 0, 5000))
+            consumer.acknowledge_many(messages[:2])
+            consumer.acknowledge_cumulative(messages[2])
+            consumer.negative_acknowledge(messages[3], reason="why")
+            assert consumer.receive(5000).redelivery_count == 1
+            consumer.reconsume_later(messages[4], 0)
+            assert consumer.receive(5000).data == b"4"
+            consumer.give_back(messages[5:])
+            assert consumer.receive(5000).redelivery_count == 0
+            consumer.redeliver_unacknowledged_messages()
+            assert len(consumer.receive_many(10, 5000, 1)) == 1
+            consumer.pause()
+            consumer.resume()
+            cluster.topic("t").terminated = True
+            consumer.seek(InitialPosition.Earliest)
+            assert [int(message.data) for message in consumer] == list(range(6))
+        with client.create_reader("t") as reader:
+            assert [int(message.data) for message in reader] == list(range(6))
+    assert told == [("c", True), ("c", False)]
+
+
+def test_plain_functions_handle_messages_in_threads(cluster: MemoryCluster) -> None:
+    both, names, seen = threading.Barrier(2, timeout=5), set[str](), list[bytes]()
+
+    with Client(cluster.url) as client:
+        @client.on("t", "s", initial_position=InitialPosition.Earliest, concurrency=2)
+        def handle(message: Message) -> None:
+            names.add(threading.current_thread().name)
+            both.wait()
+            with client.create_producer("done") as done:
+                done.send(message.data)
+            seen.append(message.data)
+            if len(seen) == 4:
+                stop.set()
+
+        stop = threading.Event()
+        with client.create_producer("t") as producer:
+            producer.send_many([b"%d" % number for number in range(4)])
+        running = threading.Thread(target=client.run)
+        running.start()
+        assert stop.wait(10)
+        client.stop_listeners()
+        running.join(10)
+
+        assert not running.is_alive()
+    assert len(names) == 2 and sorted(seen) == [b"0", b"1", b"2", b"3"]
+    assert sorted(cluster.topic("done").payloads()) == sorted(seen)
+    assert cluster.topic("t").subscriptions["s"].acknowledged == {0: 0b1111}
+
+
+def test_handlers_in_the_background(cluster: MemoryCluster) -> None:
+    handled = threading.Event()
+    with Client(cluster.url) as client:
+        @client.on("t", "s", initial_position=InitialPosition.Earliest)
+        async def handle(message: Message) -> None:
+            handled.set()
+
+        with client.create_producer("t") as producer:
+            producer.send(b"x")
+        client.start_listeners()
+        assert handled.wait(5)
 
 
 def test_callbacks_tell_of_success(cluster: MemoryCluster) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from magnetar import client as asynchronous
 from magnetar.consuming import Consumer as AsyncConsumer
 from magnetar.consuming import OnActiveChanged
 from magnetar.enums import InitialPosition
+from magnetar.message import Message
 from magnetar.multi_topic_reader import Start
 from magnetar.redrive import RedriveReport
 from magnetar.sync.consumer import Consumer
@@ -21,6 +25,8 @@ from magnetar.topic_choice import Topics
 if TYPE_CHECKING:
     from magnetar.admin.sync import Admin
 
+Function = TypeVar("Function", bound=Callable[[Message], object])
+
 
 class Client:
     """Speaks to a cluster; takes what the asynchronous `Client` takes."""
@@ -30,6 +36,7 @@ class Client:
             return asynchronous.Client(service_url, **settings)
 
         self._client = THREAD.run(work())
+        self._executors: list[ThreadPoolExecutor] = []
         self._admin: Admin | None = None
 
     @property
@@ -79,9 +86,54 @@ class Client:
         """See the asynchronous `redrive`; `on_progress` runs in the SDK's thread."""
         return THREAD.run(self._client.redrive(dead_letter_topic, **settings))
 
+    def on(
+        self, topics: Topics, subscription: str, *, concurrency: int = 1, **settings: Any
+    ) -> Callable[[Function], Function]:
+        """See the asynchronous `on`; a plain function runs in one of `concurrency` threads.
+
+        Such a function cannot be cancelled: one that goes on beyond `stop_timeout_s` ends by
+        itself, while its message is given to others.
+        """
+        def bind(handler: Function) -> Function:
+            handle: Callable[[Message], Any] = handler
+            if not inspect.iscoroutinefunction(handler):
+                handle = self._in_threads(handler, concurrency)
+            self._client.on(topics, subscription, concurrency=concurrency, **settings)(handle)
+            return handler
+
+        return bind
+
+    def run(self) -> None:
+        """Serve all handlers until `stop_listeners`, from another thread, or an interrupt."""
+        THREAD.run(self._client.run())
+
+    def start_listeners(self) -> None:
+        """Serve the handlers bound so far in the background."""
+        THREAD.run(self._client.start_listeners())
+
+    def stop_listeners(self) -> None:
+        """Let handlers finish, and give back what was not begun; `run` returns."""
+        THREAD.run(self._client.stop_listeners())
+
+    def _in_threads(
+        self, handler: Callable[[Message], object], concurrency: int
+    ) -> Callable[[Message], Coroutine[Any, Any, object]]:
+        executor = ThreadPoolExecutor(max(concurrency, 1), "magnetar handler")
+        self._executors.append(executor)
+
+        async def handle(message: Message) -> object:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(executor, handler, message)
+
+        return handle
+
     def close(self) -> None:
-        """Close everything made by this client."""
-        THREAD.run(self._client.close())
+        """Stop all handlers, and close everything made by this client."""
+        try:
+            THREAD.run(self._client.close())
+        finally:
+            for executor in self._executors:
+                executor.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self
