@@ -173,7 +173,7 @@ class TopicCatalog:
     async def find(self, name: TopicName) -> CatalogTopic | None:
         """The topic as users name it; None when it does not exist, or is being deleted."""
         try:
-            record = await self._existing(name)
+            record = await self.existing(name)
         except TopicNotFound:
             return None
         if isinstance(record, TopicRecord):

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from broker.settings import BrokerLimits
 from broker.topic_catalog import TopicCatalog
 from magnetar import Client, Message
 from magnetar.consuming import Consumer
@@ -15,7 +14,6 @@ from tests.broker.test_service import Served, served
 from tests.broker.world import World, world
 
 PATIENCE_MS = 5_000
-LIMITS = BrokerLimits(listing_pause_s=0.0)
 
 
 @dataclass
