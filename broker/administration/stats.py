@@ -73,6 +73,8 @@ def _blocked(topic: Topic) -> tuple[str, ...]:
         reasons.append(
             f"{topic.log.pending_bytes} bytes are on their way to the bookies: producers wait"
         )
+    for subscription, problem in topic.lanes.problems.items():
+        reasons.append(f"{subscription} {problem}")
     return tuple(reasons)
 
 

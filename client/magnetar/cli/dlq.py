@@ -47,7 +47,8 @@ def list_(
             "failed_at": _time(letter.failed_at_ms) if letter else "",
             "reason": letter.reason if letter else "no dead letter",
         })
-    show(rows, output)
+    if rows or output is Output.JSON:
+        show(rows, output)
 
 
 @app.command()
@@ -95,9 +96,9 @@ def redrive(
         report = client.redrive(
             topic, subscription=subscription, to=to or None, max_messages=count or None,
             filter=filter, tags=tags, patience_millis=patience_s * 1000, on_progress=_tell)
-    show([
-        {"moved": moved, "topic": target} for target, moved in sorted(report.targets.items())
-    ], output)
+    rows = [{"moved": moved, "topic": target} for target, moved in sorted(report.targets.items())]
+    if rows or output is Output.JSON:
+        show(rows, output)
     for number, text in (
         (report.unwanted, "not wanted by --filter or --tags"),
         (report.without_target, "do not say where they came from; name a topic with --to"),
