@@ -59,7 +59,7 @@ class Retention:
         if self._is_to_be_rolled(consumed):
             await self._log.log.roll()
         deletable = await self.deletable(consumed)
-        gone = deletable[: len(deletable) - self._retained(deletable)]
+        gone = deletable[: self.gone(deletable)]
         if not gone:
             return
         keep_from = Position(gone[-1].ledger_id, EntryId(gone[-1].entries))
@@ -162,8 +162,8 @@ class Retention:
         end = await self._log.first_ordinal_of(following.ledger_id)
         return (self._log.end_ordinal if end is None else end) <= consumed
 
-    def _retained(self, deletable: Sequence[LedgerInfo]) -> int:
-        """How many of the newest consumed ledgers retention keeps."""
+    def gone(self, deletable: Sequence[LedgerInfo]) -> int:
+        """How many of the oldest consumed ledgers retention does not keep."""
         policies, log = self._host.policies, self._log.log
         now_ms, kept, size_bytes = self._clock.wall_ms(), 0, 0
         for info in reversed(deletable):
@@ -173,7 +173,7 @@ class Retention:
             ):
                 break
             kept += 1
-        return kept
+        return len(deletable) - kept
 
 
 def retained_until_ms(info: LedgerInfo, policies: TopicPolicies) -> float:

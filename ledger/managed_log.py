@@ -130,6 +130,12 @@ class ManagedLog(LogPositions):
         return self._owned.record
 
     @property
+    def doomed_ledgers(self) -> tuple[LedgerId, ...]:
+        """Those that left a list and are not known to be deleted."""
+        gone = self._owned.deleted
+        return tuple(one for one in self.record.doomed_ledgers if one not in gone)
+
+    @property
     def policy(self) -> LogPolicy:
         """Quorums and limits of the ledgers to come; may be set at any time."""
         return self._policy
