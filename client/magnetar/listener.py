@@ -144,6 +144,12 @@ class Listener:
             except InvalidFrame as error:
                 _log.error("%s: a message is left out: %s", self.name, error)
                 continue
+            except MagnetarError as error:
+                if consumer.closed:
+                    raise
+                # One of several topics; the others go on.
+                _log.error("%s goes on without a topic: %s", self.name, error)
+                continue
             for message in messages:
                 self._lanes.add(message)
             self._begin()

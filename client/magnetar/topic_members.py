@@ -90,17 +90,22 @@ class TopicMembers(Generic[Link]):
     async def close(self) -> None:
         """Close every link; raises the first error among what closing them raises."""
         self.merged.finish(AlreadyClosed("the consumer is closed"))
+        following = self._stop_following()
+        if following is not None:
+            await asyncio.gather(following, return_exceptions=True)
+        try:
+            await self.for_all(self._close)
+        finally:
+            await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _stop_following(self) -> asyncio.Task[None] | None:
         for cancel in self._unwatch:
             cancel()
         self._unwatch.clear()
         following, self._following = self._following, None
         if following is not None:
             following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-        try:
-            await self.for_all(self._close)
-        finally:
-            await asyncio.gather(*self._closing, return_exceptions=True)
+        return following
 
     # What there is.
 
@@ -241,9 +246,15 @@ class TopicMembers(Generic[Link]):
             del self.links[link.topic]
             self._ended.add(link.topic)
             self._share()
-        if isinstance(error, TopicNotFound) and isinstance(self._choice, TopicPattern):
+        error = of_topic(error, link.topic)
+        if isinstance(self._choice, TopicPattern):
+            return None if isinstance(error, TopicNotFound) else error
+        if self._ended.issuperset(name.full for name in expanded(self._partitions)):
+            # Nothing is left, and nothing can come: this is what ended it all.
+            self._stop_following()
+            self.merged.finish(error)
             return None
-        return of_topic(error, link.topic)
+        return error
 
     def _share(self) -> None:
         """One budget of what is fetched ahead, however many topics there are."""

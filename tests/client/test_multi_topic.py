@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from magnetar import Client, ConsumerType, InitialPosition, MessageId
+from magnetar import Client, ConsumerType, InitialPosition, Message, MessageId
 from magnetar.errors import (
     AlreadyClosed,
     ConsumerBusy,
@@ -43,6 +43,14 @@ async def publish(here: Place, topic: str, *contents: bytes) -> list[MessageId]:
 
 def full(name: str) -> str:
     return TopicName.parse(name).full
+
+
+async def end_sessions(here: Place, topic: str) -> None:
+    """As the broker does when an administrator deletes a subscription."""
+    loaded = await here.broker.node.topic(full(topic))
+    for subscription in loaded.subscriptions():
+        for session in list(subscription.consumers):
+            session.end(SubscriptionNotFound("an administrator deleted it"))
 
 
 async def test_a_list_of_topics_plain_and_partitioned(here: Place) -> None:
@@ -162,7 +170,8 @@ async def test_one_topic_in_trouble_is_told_once_and_does_not_keep_the_others(
                 break
             except ConsumerBusy:
                 topic = await here.broker.node.topic(full("orders-b"))
-                topic.subscriptions()[0].consumers[0].end(ConsumerBusy("moved"))  # type: ignore[index]
+                for session in list(topic.subscriptions()[0].consumers):
+                    session.end(ConsumerBusy("moved"))
         await publish(here, "orders-a", b"a")
         await publish(here, "orders-b", b"b")
         found, errors = [], []
@@ -180,15 +189,55 @@ async def test_one_topic_in_trouble_is_told_once_and_does_not_keep_the_others(
 
 async def test_a_member_that_ends_is_told_and_the_others_go_on(here: Place) -> None:
     consumer = await here.client.subscribe(["a", "b"], "s", initial_position=EARLIEST)
-    link = consumer._members.links[full("a")]  # type: ignore[attr-defined]
 
-    link._finish(SubscriptionNotFound("somebody deleted it"))
+    await end_sessions(here, "a")
 
-    with pytest.raises(SubscriptionNotFound, match="default/a: somebody deleted it"):
+    with pytest.raises(SubscriptionNotFound, match="default/a: an administrator deleted it"):
         await consumer.receive(PATIENCE_MS)
     await publish(here, "b", b"b")
     assert data(await received(consumer, 1)) == [b"b"]
     assert consumer.topics == [full("b")]  # type: ignore[attr-defined]
+
+
+async def test_the_end_of_the_last_topic_ends_the_consumer(here: Place) -> None:
+    await here.create("many", 2)
+    consumer = await here.client.subscribe("many", "s", initial_position=EARLIEST)
+    await publish(here, "many-partition-1", b"last")
+
+    await end_sessions(here, "many-partition-0")
+    messages, errors = [], []
+    while not (messages and errors):
+        try:
+            messages.append((await consumer.receive(PATIENCE_MS)).data)
+        except SubscriptionNotFound as error:
+            errors.append(str(error))
+    assert (messages, "many-partition-0" in errors[0]) == ([b"last"], True)
+    assert not consumer.closed
+
+    await end_sessions(here, "many-partition-1")
+    for _ in range(2):
+        with pytest.raises(SubscriptionNotFound, match="many-partition-1"):
+            await consumer.receive(PATIENCE_MS)
+    assert consumer.closed
+    await until(lambda: here.broker.node.broker.topic_watches.watchers == 0)
+    await consumer.close()
+
+
+async def test_a_handler_goes_on_when_one_of_its_topics_fails(here: Place) -> None:
+    handled = asyncio.Queue[bytes]()
+
+    @here.client.on(["a", "b"], "s", initial_position=EARLIEST)
+    async def handler(message: Message) -> None:
+        handled.put_nowait(message.data)
+
+    await here.client.start_listeners()
+    (listener,) = here.client._all_listeners()._bound
+    await end_sessions(here, "a")
+    await until(lambda: listener.consumer.topics == [full("b")])  # type: ignore[union-attr]
+    await publish(here, "b", b"b")
+
+    async with asyncio.timeout(5):
+        assert await handled.get() == b"b"
 
 
 async def test_many_topics_wait_for_nothing_of_each_other(here: Place) -> None:
