@@ -17,6 +17,7 @@ CORES = [
     "ledger.wire", "ledger.handshake", "ledger.driver", "ledger.managed_log",
     "ledger.state_log", "bookie.storage", "bookie.server", "bookie.index", "bookie.garbage",
     "tenants.policies", "tenants.resolver", "broker.topic", "broker.broker",
+    "broker.forwarding.lanes", "broker.forwarding.port", "broker.redrive", "broker.pull_sessions",
 ]
 """Modules that the simulator runs, so that importing them loads nothing it cannot simulate."""
 

@@ -10,7 +10,7 @@ import grpc
 
 from magnetar.backoff import Backoff
 from magnetar.connection import SERVICE, Connections, LinkLost, Open, Owner, Stream
-from magnetar.errors import AlreadyClosed, MagnetarError, OperationTimeout
+from magnetar.errors import MagnetarError, OperationTimeout
 from magnetar.wire.errors import RETRYABLE
 
 Reply = TypeVar("Reply")
@@ -40,8 +40,6 @@ class OwnerCalls:
         while True:
             try:
                 return read(await self._ask(method, request, answer_s))
-            except AlreadyClosed:
-                raise
             except RETRYABLE as error:
                 again_at_once = self._failed(error)
                 wait_s = 0.0 if again_at_once else backoff.next_s()
