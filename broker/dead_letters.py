@@ -19,6 +19,9 @@ from magnetar.topic import TopicName
 class GivingSubscription(LaneHost, Protocol):
     """What dead letters need of a subscription."""
 
+    dead_lettered_messages: int
+    """Counted here, since the topic was loaded."""
+
     @property
     def dead_letter_target(self) -> str:
         """The dead-letter topic's full name; it may change."""
@@ -73,6 +76,9 @@ class TopicDeadLetters:
 
         def settled(settled: int) -> None:
             nonlocal left
+            host = self._host.lane_hosts().get(subscription)
+            if host is not None:
+                host.dead_lettered_messages += (left & settled).bit_count()
             left &= ~settled
             if not left:
                 done(None)

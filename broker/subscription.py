@@ -111,6 +111,7 @@ class Subscription:
         """Its deletion is being written: no snapshot may bring it back."""
         self._closed = False
         self.dead_letter_topic = ""
+        self.dead_lettered_messages = 0
         self.forward_plans: dict[str, ForwardPlanned] = {}
         """By topic: messages on their way there, of which only it knows whether it has them."""
         self.created: asyncio.Future[None] | None = None

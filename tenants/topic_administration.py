@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from magnetar.admin.schedule_values import ScheduleOutcome, SchedulePage
 from magnetar.admin.topic_values import (
+    SpaceReport,
     StoredMessage,
     SubscriptionStats,
     TopicInfo,
@@ -23,6 +25,7 @@ from magnetar.admin.topic_values import (
     Where,
 )
 from magnetar.message_id import MessageId
+from magnetar.scheduled_id import ScheduledId
 
 
 class TopicOperations(Protocol):
@@ -56,6 +59,9 @@ class TopicOperations(Protocol):
     async def delete(self, topic: str, force: bool = False) -> None:
         """With its messages and policies. Raises ResourceInUse while it has subscriptions or
         connected producers or readers, unless `force`."""
+
+    async def why_space(self, topic: str) -> SpaceReport:
+        """What keeps its ledgers from being deleted."""
 
 
 class SubscriptionOperations(Protocol):
@@ -101,6 +107,27 @@ class MessageOperations(Protocol):
         """The newest message of each partition that has one."""
 
 
+class ScheduleOperations(Protocol):
+    """Messages to be delivered later."""
+
+    async def list(
+        self, topic: str, *, from_ms: int = 0, until_ms: int = 0, page_size: int = 0,
+        page: str = "",
+    ) -> SchedulePage:
+        """By time, those due from `from_ms` on and before `until_ms`, 0: no end."""
+
+    async def count(self, topic: str) -> int:
+        """How many wait."""
+
+    async def cancel(self, topic: str, scheduled_id: ScheduledId) -> ScheduleOutcome:
+        """Do not deliver it."""
+
+    async def move(
+        self, topic: str, scheduled_id: ScheduledId, deliver_at_ms: int
+    ) -> ScheduleOutcome:
+        """Deliver it at that time instead."""
+
+
 class TopicAdministration(Protocol):
     """What can be done with topics, by noun."""
 
@@ -112,3 +139,6 @@ class TopicAdministration(Protocol):
 
     @property
     def messages(self) -> MessageOperations: ...
+
+    @property
+    def schedule(self) -> ScheduleOperations: ...

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from broker.administration.limits import PEEK_MESSAGES_MAX
+from broker.administration.local_schedule import LocalSchedule
 from broker.administration.places import id_of, place_of, position_of
-from broker.administration.stats import subscription_stats, topic_stats
+from broker.administration.stats import space_value, subscription_stats, topic_stats
 from broker.administration.stored_messages import message_at, peek, refuse_foreign
 from broker.backlog import clear_backlog, expire_messages, skip_messages
 from broker.broker import Broker
 from broker.conversation import MessagePosition, OpenConsumer
+from broker.space_report import space_report
 from broker.subscription import Subscription
 from broker.topic import Topic
 from magnetar.admin.topic_values import (
+    SpaceReport,
     StoredMessage,
     SubscriptionStats,
     TopicStats,
@@ -32,6 +35,7 @@ class LocalAdministration:
         self.topics = LocalTopics(broker, clock)
         self.subscriptions = LocalSubscriptions(broker, clock)
         self.messages = LocalMessages(broker)
+        self.schedule = LocalSchedule(broker)
 
 
 class LocalTopics:
@@ -57,6 +61,10 @@ class LocalTopics:
 
     async def delete(self, topic: str, force: bool = False) -> None:
         await self._broker.lifecycle.delete(topic, force=force)
+
+
+    async def why_space(self, topic: str) -> SpaceReport:
+        return space_value(await space_report(await self._broker.existing_topic(topic)))
 
 
 class LocalSubscriptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from magnetar.admin.topic_values import SubscriptionStats, TopicStats, Traffic
+from magnetar.admin.topic_values import Blocked, SubscriptionStats, TopicStats, Traffic
 
 
 def sum_of_topics(topic: str, partitions: Sequence[TopicStats]) -> TopicStats:
@@ -29,7 +29,14 @@ def sum_of_topics(topic: str, partitions: Sequence[TopicStats]) -> TopicStats:
         producers=tuple(producer for one in partitions for producer in one.producers),
         waiting_producers=sum(one.waiting_producers for one in partitions),
         subscriptions=tuple(sum_of_subscriptions(found) for found in by_name.values()),
-        blocked=tuple(f"{one.topic}: {reason}" for one in partitions for reason in one.blocked),
+        blocked=tuple(
+            Blocked(reason.reason, f"{one.topic}: {reason.text}")
+            for one in partitions for reason in one.blocked
+        ),
+        scheduled_messages=sum(one.scheduled_messages for one in partitions),
+        next_due_ms=min((one.next_due_ms for one in partitions if one.next_due_ms), default=0),
+        expired_messages=sum(one.expired_messages for one in partitions),
+        dead_lettered_messages=sum(one.dead_lettered_messages for one in partitions),
         partitions=tuple(partitions),
     )
 
@@ -50,6 +57,8 @@ def sum_of_subscriptions(partitions: Sequence[SubscriptionStats]) -> Subscriptio
         unacknowledged_messages=sum(one.unacknowledged_messages for one in partitions),
         redelivering_messages=sum(one.redelivering_messages for one in partitions),
         outgoing=sum((one.outgoing for one in partitions), Traffic()),
+        expired_messages=sum(one.expired_messages for one in partitions),
+        dead_lettered_messages=sum(one.dead_lettered_messages for one in partitions),
         consumers=tuple(consumer for one in partitions for consumer in one.consumers),
         blocked=tuple(reasons),
     )

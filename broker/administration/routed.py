@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from broker.administration.catalog import AdministeredCatalog
 from broker.administration.merging import sum_of_subscriptions, sum_of_topics
+from broker.administration.routed_schedule import RoutedSchedule
 from broker.administration.routing import Routing
 from magnetar.admin.topic_values import (
+    SpaceReport,
     StoredMessage,
     SubscriptionStats,
     TopicInfo,
@@ -28,6 +30,7 @@ class RoutedAdministration:
         self.topics = RoutedTopics(catalog, routing)
         self.subscriptions = RoutedSubscriptions(routing)
         self.messages = RoutedMessages(routing)
+        self.schedule = RoutedSchedule(routing)
 
 
 class RoutedTopics:
@@ -89,6 +92,17 @@ class RoutedTopics:
             topic, lambda owner, full: owner.topics.delete(full, True), lambda _: None
         )
         await self._catalog.forget(name)
+
+    async def why_space(self, topic: str) -> SpaceReport:
+        found = await self._routing.where_used(
+            topic, lambda owner, name: owner.topics.why_space(name), lambda name: SpaceReport(name)
+        )
+        base = TopicName.parse(topic).full
+        if found[0].topic == base:
+            return found[0]
+        return SpaceReport(
+            base, sum(one.storage_bytes for one in found), partitions=tuple(found)
+        )
 
 
 def _refuse_if_used(stats: TopicStats) -> None:

@@ -13,7 +13,7 @@ from broker.administration.limits import (
     PARTITIONS_AT_ONCE,
 )
 from broker.broker import Broker
-from magnetar.admin.topic_values import TopicStats
+from magnetar.admin.topic_values import SpaceReport, TopicStats
 from magnetar.errors import (
     ConnectionFailed,
     MagnetarError,
@@ -24,7 +24,11 @@ from magnetar.errors import (
 from magnetar.message_id import MessageId
 from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
-from tenants.topic_administration import MessageOperations, SubscriptionOperations
+from tenants.topic_administration import (
+    MessageOperations,
+    ScheduleOperations,
+    SubscriptionOperations,
+)
 
 Result = TypeVar("Result")
 
@@ -40,6 +44,8 @@ class OwnerTopicOperations(Protocol):
 
     async def delete(self, topic: str, force: bool = False) -> None: ...
 
+    async def why_space(self, topic: str) -> SpaceReport: ...
+
 
 class OwnerAdministration(Protocol):
     """The part of `TopicAdministration` that a topic's owner does, for one topic or partition by
@@ -53,6 +59,9 @@ class OwnerAdministration(Protocol):
 
     @property
     def messages(self) -> MessageOperations: ...
+
+    @property
+    def schedule(self) -> ScheduleOperations: ...
 
 
 class OwnerUnreachable(ConnectionFailed):

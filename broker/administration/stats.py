@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from broker import space_report
 from broker.dispatcher import Flight
 from broker.state_records import SubscriptionKind
 from broker.subscription import Subscription
 from broker.topic import Topic
 from magnetar.admin.topic_values import (
+    Blocked,
     ConsumerStats,
+    Holder,
+    LedgerSpace,
     LedgerStats,
     ProducerStats,
+    QuotaStats,
+    SpaceReport,
     SubscriptionStats,
     TopicStats,
     Traffic,
@@ -34,12 +40,26 @@ async def topic_stats(topic: Topic, owner: str, now_s: float) -> TopicStats:
         state_bytes=log.state.size_bytes, pending_publish_bytes=topic.log.pending_bytes,
         ledgers=tuple(
             LedgerStats(
-                info.ledger_id, info.entries, info.size_bytes, info.entries < 0, info.closed_ms
+                info.ledger_id, log.entries_of(info), log.bytes_of(info), not info.closed_ms,
+                info.closed_ms,
             )
             for info in record.ledgers
         ),
         producers=_producers(topic), waiting_producers=topic.publishing.door.waiting,
         subscriptions=subscriptions, blocked=_blocked(topic),
+        scheduled_messages=topic.schedule.count, next_due_ms=topic.schedule.next_due_ms or 0,
+        expired_messages=sum(one.expired_messages for one in subscriptions),
+        dead_lettered_messages=sum(one.dead_lettered_messages for one in subscriptions),
+        quota=_quota(topic),
+    )
+
+
+def _quota(topic: Topic) -> QuotaStats:
+    status = topic.quota.status()
+    return QuotaStats(
+        status.size_bytes, status.limit_bytes, status.oldest_ms, status.limit_age_ms,
+        status.policy.value, status.slowest_subscription, status.problem or "",
+        status.evicted_messages,
     )
 
 
@@ -65,16 +85,21 @@ def _producers(topic: Topic) -> tuple[ProducerStats, ...]:
     )
 
 
-def _blocked(topic: Topic) -> tuple[str, ...]:
+def _blocked(topic: Topic) -> tuple[Blocked, ...]:
     reasons = []
     if topic.log.log.blocked_reason is not None:
-        reasons.append(topic.log.log.blocked_reason)
-    if topic.publishing.congested:
-        reasons.append(
-            f"{topic.log.pending_bytes} bytes are on their way to the bookies: producers wait"
-        )
+        reasons.append(Blocked("bookies", topic.log.log.blocked_reason))
+    held = topic.publishing.congested  # looks at the backlog too, before its status is told
+    problem = topic.quota.status().problem
+    if problem is not None:
+        reasons.append(Blocked("backlog_quota", problem))
+    elif held:
+        reasons.append(Blocked(
+            "congested",
+            f"{topic.log.pending_bytes} bytes are on their way to the bookies: producers wait",
+        ))
     for subscription, problem in topic.lanes.problems.items():
-        reasons.append(f"{subscription} {problem}")
+        reasons.append(Blocked("dead_letters", f"{subscription} {problem}"))
     return tuple(reasons)
 
 
@@ -98,6 +123,8 @@ def subscription_stats(subscription: Subscription, now_s: float) -> Subscription
             for one in subscription.consumers
         ),
         blocked=_subscription_blocked(subscription),
+        expired_messages=subscription.expiry.expired_messages,
+        dead_lettered_messages=subscription.dead_lettered_messages,
     )
 
 
@@ -114,6 +141,20 @@ def _held(subscription: Subscription) -> dict[int, int]:
     return held
 
 
-def _subscription_blocked(subscription: Subscription) -> tuple[str, ...]:
+def _subscription_blocked(subscription: Subscription) -> tuple[Blocked, ...]:
     problem = subscription.dispatcher.reader.problem
-    return () if problem is None else (problem,)
+    return () if problem is None else (Blocked("unreadable", problem),)
+
+
+def space_value(found: space_report.SpaceReport) -> SpaceReport:
+    """As clients see it."""
+    return SpaceReport(found.topic, found.size_bytes, tuple(
+        LedgerSpace(
+            one.ledger_id, one.use.name.lower(), one.entries, one.size_bytes, one.last_append_ms,
+            tuple(
+                Holder(held.hold.name.lower(), held.text, held.subscription, held.until_ms)
+                for held in one.held_by
+            ),
+        )
+        for one in found.ledgers
+    ))

@@ -19,6 +19,7 @@ from magnetar.admin.topic_values import StoredMessage
 from magnetar.entry import EntryView, indexes_of, parse_prefix
 from magnetar.errors import InvalidArgument, MessageNotFound
 from magnetar.message_id import MessageId
+from magnetar.scheduled_id import ScheduledId
 from magnetar.topic import TopicName
 
 
@@ -26,15 +27,17 @@ def message_of(
     entry: StoredEntry, view: EntryView, index: int, topic: TopicName, redelivery_count: int = 0
 ) -> StoredMessage:
     """One message of an entry; raises InvalidFrame when it does not read."""
-    payload = view.payload(index)
+    payload, origin = view.payload(index), view.origin(index)
+    place = origin.scheduled
     return StoredMessage(
         message_id=MessageId(topic.partition, entry.ledger_id, entry.entry_id, index),
         data=payload[:PAYLOAD_BYTES], data_bytes=len(payload), topic_name=topic.full,
         properties=view.properties(index), partition_key=view.partition_key(index),
         ordering_key=view.ordering_key(index), tag=view.tag(index),
-        producer_name=view.header.producer_name, sequence_id=view.sequence_id(index),
-        publish_timestamp=view.header.publish_time_ms, event_timestamp=view.event_time_ms(index),
+        producer_name=origin.producer_name, sequence_id=origin.sequence_id,
+        publish_timestamp=origin.publish_time_ms, event_timestamp=view.event_time_ms(index),
         append_timestamp=entry.append_time_ms, redelivery_count=redelivery_count,
+        scheduled_id=None if place is None else ScheduledId(topic.partition, *place),
     )
 
 

@@ -6,7 +6,9 @@ from typing import Protocol
 
 from broker.administration.calls import Calls
 from broker.administration.routing import OwnerAdministration
-from magnetar.admin.codec import fill, id_message, id_of, where_of
+from magnetar.admin.codec import fill, id_message, id_of, scheduled_id_of, where_of
+from magnetar.admin.schedule import OUTCOME
+from magnetar.admin.schedule_values import ScheduleOutcome
 from magnetar.errors import InvalidArgument
 from magnetar.wire import admin_pb2 as pb
 from tenants.topic_administration import TopicAdministration
@@ -36,6 +38,7 @@ class TopicCalls:
             "TerminateTopic": (pb.TopicRequest, pb.MessageIdsReply, self._terminate_topic),
             "TruncateTopic": (pb.TopicRequest, pb.CountReply, self._truncate_topic),
             "DeleteTopic": (pb.DeleteTopicRequest, pb.DoneReply, self._delete_topic),
+            "WhySpace": (pb.TopicRequest, pb.WhySpaceReply, self._why_space),
             "CreateSubscription": (
                 pb.CreateSubscriptionRequest, pb.DoneReply, self._create_subscription),
             "ListSubscriptions": (pb.TopicRequest, pb.NamesReply, self._list_subscriptions),
@@ -51,6 +54,13 @@ class TopicCalls:
             "PeekMessages": (pb.PeekMessagesRequest, pb.PeekMessagesReply, self._peek_messages),
             "GetMessage": (pb.GetMessageRequest, pb.GetMessageReply, self._get_message),
             "LastMessageIds": (pb.TopicRequest, pb.MessageIdsReply, self._last_message_ids),
+            "ListScheduled": (
+                pb.ListScheduledRequest, pb.ListScheduledReply, self._list_scheduled),
+            "CountScheduled": (pb.TopicRequest, pb.CountReply, self._count_scheduled),
+            "CancelScheduled": (
+                pb.CancelScheduledRequest, pb.ScheduleOutcomeReply, self._cancel_scheduled),
+            "MoveScheduled": (
+                pb.MoveScheduledRequest, pb.ScheduleOutcomeReply, self._move_scheduled),
         }
 
     def _for(self, request: Forwardable) -> OwnerAdministration:
@@ -92,6 +102,9 @@ class TopicCalls:
 
     async def _delete_topic(self, request: pb.DeleteTopicRequest, _: pb.DoneReply) -> None:
         await self._for(request).topics.delete(request.topic, request.force)
+
+    async def _why_space(self, request: pb.TopicRequest, reply: pb.WhySpaceReply) -> None:
+        fill(reply.report, await self._for(request).topics.why_space(request.topic))
 
     # --- subscriptions
 
@@ -170,3 +183,34 @@ class TopicCalls:
     ) -> None:
         for message_id in await self._for(request).messages.last_ids(request.topic):
             reply.message_ids.append(id_message(message_id))
+
+    # --- the schedule
+
+    async def _list_scheduled(
+        self, request: pb.ListScheduledRequest, reply: pb.ListScheduledReply
+    ) -> None:
+        fill(reply, await self._for(request).schedule.list(
+            request.topic, from_ms=request.from_ms, until_ms=request.until_ms,
+            page_size=request.page_size, page=request.page,
+        ))
+
+    async def _count_scheduled(self, request: pb.TopicRequest, reply: pb.CountReply) -> None:
+        reply.count = await self._for(request).schedule.count(request.topic)
+
+    async def _cancel_scheduled(
+        self, request: pb.CancelScheduledRequest, reply: pb.ScheduleOutcomeReply
+    ) -> None:
+        reply.outcome = _outcome(await self._for(request).schedule.cancel(
+            request.topic, scheduled_id_of(request.scheduled_id)
+        ))
+
+    async def _move_scheduled(
+        self, request: pb.MoveScheduledRequest, reply: pb.ScheduleOutcomeReply
+    ) -> None:
+        reply.outcome = _outcome(await self._for(request).schedule.move(
+            request.topic, scheduled_id_of(request.scheduled_id), request.deliver_at_ms
+        ))
+
+
+def _outcome(outcome: ScheduleOutcome) -> pb.ScheduleOutcome.ValueType:
+    return pb.ScheduleOutcome.Value(f"{OUTCOME}{outcome.value.upper()}")

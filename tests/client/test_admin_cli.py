@@ -143,6 +143,34 @@ def test_subscriptions_and_messages(shell: Shell, url: str) -> None:
     assert shell.json("subscriptions list orders") == []
 
 
+def test_what_is_scheduled_is_listed_cancelled_and_moved(shell: Shell, url: str) -> None:
+    with Client(url) as client, client.create_producer("orders") as producer:
+        kept, moved = (producer.send(b"x", deliver_after=hours * 3600) for hours in (1, 2))
+
+    assert shell.text("schedule count orders") == "2\n"
+    assert str(kept) in shell.text("schedule list orders --before 90m")
+    listed = shell.json("schedule list orders")
+    assert [one["scheduled_id"] for one in listed] == [str(kept), str(moved)]
+    assert shell.text(f"schedule move orders {moved} 30m") == "moved\n"
+    assert [one["scheduled_id"] for one in shell.json("schedule list orders")] == [
+        str(moved), str(kept)]
+    assert shell.json("topics stats orders")["scheduled_messages"] == 2
+    assert "2 messages, the next at" in shell.text("topics stats orders")
+    assert shell.text(f"schedule cancel orders {kept} --yes") == "cancelled\n"
+    assert shell.json("schedule list orders --limit 1")[0]["scheduled_id"] == str(moved)
+    unknown = shell.run(f"schedule cancel orders {kept}9 --yes")
+    assert (unknown.exit_code, unknown.stdout) == (1, "unknown\n")
+
+
+def test_space_is_explained(shell: Shell, url: str) -> None:
+    publish(url, "orders", b"x")
+    shell.text("subscriptions create orders s --at earliest")
+
+    assert "subscription 's' has consumed all before message 0" in shell.text(
+        "topics why-space orders")
+    assert shell.json("topics why-space orders")["ledgers"][0]["held_by"]
+
+
 def test_processes_are_listed(shell: Shell) -> None:
     assert "BROKER ID" in shell.text("brokers list")
     assert shell.json("brokers list")[0]["broker_id"] == "b1"
@@ -153,7 +181,7 @@ def test_processes_are_listed(shell: Shell) -> None:
     "tenants delete t", "namespaces delete t/n", "topics delete x", "topics terminate x",
     "topics truncate x", "subscriptions delete x s", "subscriptions skip x s 1",
     "subscriptions clear-backlog x s", "subscriptions expire x s 1h",
-    "subscriptions seek x s earliest",
+    "subscriptions seek x s earliest", "schedule cancel x scheduled:1:2:-1:0",
 ])
 def test_what_destroys_asks_for_yes(line: str) -> None:
     error = Shell("magnetar://127.0.0.1:1").error(line)
@@ -207,7 +235,7 @@ def test_other_commands_do_not_load_these() -> None:
 def test_every_command_has_help() -> None:
     runner = CliRunner()
     for noun in ("tenants", "namespaces", "policies", "topics", "subscriptions", "messages",
-                 "brokers", "bookies"):
+                 "schedule", "brokers", "bookies"):
         done = runner.invoke(app, ["admin", noun, "--help"])
         assert done.exit_code == 0 and "Commands:" in done.stdout, noun
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from magnetar.admin import topic_values, values
+from magnetar.admin import schedule_values, topic_values, values
 from magnetar.admin.codec import (
     fill,
     id_message,
@@ -18,10 +18,13 @@ from magnetar.admin.codec import (
     where_message,
     where_of,
 )
+from magnetar.admin.schedule_values import ScheduledMessage, SchedulePage
 from magnetar.admin.topic_values import (
+    Blocked,
     ConsumerStats,
     LedgerStats,
     ProducerStats,
+    QuotaStats,
     StoredMessage,
     SubscriptionStats,
     TopicStats,
@@ -31,13 +34,14 @@ from magnetar.admin.values import EffectivePolicy, NamespaceInfo
 from magnetar.enums import ConsumerType, InitialPosition
 from magnetar.errors import InvalidArgument
 from magnetar.message_id import MessageId
+from magnetar.scheduled_id import ScheduledId
 from magnetar.wire import admin_pb2 as pb
 
 KINDS = [
-    kind for module in (values, topic_values) for kind in vars(module).values()
-    if dataclasses.is_dataclass(kind) and kind is not MessageId
+    kind for module in (values, topic_values, schedule_values) for kind in vars(module).values()
+    if dataclasses.is_dataclass(kind) and kind not in (MessageId, ScheduledId)
 ]
-MESSAGES = {"TopicPage": pb.ListTopicsReply}
+MESSAGES = {"TopicPage": pb.ListTopicsReply, "SchedulePage": pb.ListScheduledReply}
 ENVELOPE = {"error"}
 
 
@@ -55,15 +59,20 @@ STATS = TopicStats(
     (LedgerStats(1, -1, 0, True, 0),), (ProducerStats("p", 1, "shared", 2, -1),),
     1,
     (SubscriptionStats("s", ConsumerType.KeyShared, consumers=(ConsumerStats("c", 1, 2, 3, 4),)),),
-    ("no bookies",), (TopicStats("t-partition-0"), TopicStats("t-partition-1")),
+    (Blocked("bookies", "none"),), 5, 6, 7, 8,
+    QuotaStats(1, -1, 0, -1, "producer_hold", "s", "", 0),
+    (TopicStats("t-partition-0"), TopicStats("t-partition-1")),
 )
 MESSAGE = StoredMessage(MessageId(-1, 1, 2, 3), b"\x00", 9, "t", {"a": "b"}, None, "", "tag")
+LATE = dataclasses.replace(MESSAGE, scheduled_id=ScheduledId(-1, 3, 4, 5))
+PAGE = SchedulePage((ScheduledMessage(ScheduledId(0, 1, 2, 3), 9, "p", 1, 2, 3, None),), "0/x")
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         (STATS, pb.TopicStats), (MESSAGE, pb.StoredMessage),
+        (LATE, pb.StoredMessage), (PAGE, pb.ListScheduledReply),
         (NamespaceInfo("a/b", {"x": -1, "y": True, "z": "w"}), pb.NamespaceInfo),
         (EffectivePolicy("x", False, "topic", "m"), pb.EffectivePolicy),
         (EffectivePolicy("x", 0, "topic", "m"), pb.EffectivePolicy),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from magnetar.admin.cluster import Bookies, Brokers
 from magnetar.admin.messages import Messages
+from magnetar.admin.schedule import Schedule
 from magnetar.admin.subscriptions import Subscriptions
 from magnetar.admin.tenants import Namespaces, Policies, Tenants
 from magnetar.admin.topics import Topics
@@ -20,5 +21,6 @@ class Admin:
         self.topics = Topics(transport)
         self.subscriptions = Subscriptions(transport)
         self.messages = Messages(transport)
+        self.schedule = Schedule(transport)
         self.brokers = Brokers(transport)
         self.bookies = Bookies(transport)

@@ -19,6 +19,7 @@ from magnetar.admin.values import PolicyValue
 from magnetar.enums import ConsumerType, InitialPosition
 from magnetar.errors import InvalidArgument
 from magnetar.message_id import MessageId
+from magnetar.scheduled_id import ScheduledId
 from magnetar.wire import admin_pb2 as pb
 from magnetar.wire import broker_pb2
 
@@ -147,13 +148,17 @@ def where_of(message: pb.Where) -> Where:
             return InitialPosition.Earliest if earliest else InitialPosition.Latest
 
 
-def id_message(message_id: MessageId) -> pb.MessageIdData:
+def id_message(message_id: MessageId | ScheduledId) -> pb.MessageIdData:
     message = pb.MessageIdData()
     try:
         fill(message, message_id)
     except ValueError as error:
         raise InvalidArgument(f"{message_id} is no message id: {error}") from error
     return message
+
+
+def scheduled_id_of(message: pb.MessageIdData) -> ScheduledId:
+    return read(ScheduledId, message)
 
 
 def id_of(message: pb.MessageIdData) -> MessageId:

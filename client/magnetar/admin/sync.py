@@ -9,6 +9,7 @@ from magnetar.admin import admin as asynchronous
 from magnetar.admin.cluster import Bookies as AsyncBookies
 from magnetar.admin.cluster import Brokers as AsyncBrokers
 from magnetar.admin.messages import Messages as AsyncMessages
+from magnetar.admin.schedule import Schedule as AsyncSchedule
 from magnetar.admin.subscriptions import Subscriptions as AsyncSubscriptions
 from magnetar.admin.tenants import Namespaces as AsyncNamespaces
 from magnetar.admin.tenants import Policies as AsyncPolicies
@@ -76,6 +77,7 @@ class Topics(_Blocking[AsyncTopics]):
     terminate = _blocking(AsyncTopics.terminate)
     truncate = _blocking(AsyncTopics.truncate)
     delete = _blocking(AsyncTopics.delete)
+    why_space = _blocking(AsyncTopics.why_space)
 
 
 class Subscriptions(_Blocking[AsyncSubscriptions]):
@@ -97,6 +99,15 @@ class Messages(_Blocking[AsyncMessages]):
 
     get = _blocking(AsyncMessages.get)
     last_ids = _blocking(AsyncMessages.last_ids)
+
+
+class Schedule(_Blocking[AsyncSchedule]):
+    """`client.admin.schedule`."""
+
+    list = _blocking(AsyncSchedule.list)
+    count = _blocking(AsyncSchedule.count)
+    cancel = _blocking(AsyncSchedule.cancel)
+    move = _blocking(AsyncSchedule.move)
 
 
 class Brokers(_Blocking[AsyncBrokers]):
@@ -121,5 +132,6 @@ class Admin:
         self.topics = Topics(admin.topics, run)
         self.subscriptions = Subscriptions(admin.subscriptions, run)
         self.messages = Messages(admin.messages, run)
+        self.schedule = Schedule(admin.schedule, run)
         self.brokers = Brokers(admin.brokers, run)
         self.bookies = Bookies(admin.bookies, run)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from magnetar.enums import ConsumerType, InitialPosition
 from magnetar.message_id import MessageId
+from magnetar.scheduled_id import ScheduledId
 
 Where = MessageId | InitialPosition | int
 """A place in a topic: at a message, at an end, or at the first message stored at or after a time,
@@ -64,7 +65,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class LedgerStats:
-    """A ledger of a topic. Of an open one the size is not recorded yet: -1 entries, 0 bytes."""
+    """A ledger of a topic; `size_bytes` are those of one copy."""
 
     ledger_id: int
     entries: int
@@ -96,6 +97,31 @@ class ConsumerStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """What is in the way: `reason` for programs, `text` for people."""
+
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaStats:
+    """A topic's backlog and its quota; -1 as a limit: none."""
+
+    backlog_bytes: int
+    limit_bytes: int
+    oldest_ms: int
+    """When its oldest message was stored, in milliseconds since the epoch; 0: not known now."""
+    limit_age_ms: int
+    policy: str
+    slowest_subscription: str
+    problem: str
+    """Empty while the backlog is within its quota."""
+    evicted_messages: int
+    """Dropped unconsumed since the owner loaded the topic."""
+
+
+@dataclass(frozen=True, slots=True)
 class SubscriptionStats:
     """`backlog_messages` are not acknowledged, exactly; of those some are delivered and
     unacknowledged, others wait to be delivered again."""
@@ -111,8 +137,11 @@ class SubscriptionStats:
     redelivering_messages: int = 0
     outgoing: Traffic = Traffic()
     consumers: tuple[ConsumerStats, ...] = ()
-    blocked: tuple[str, ...] = ()
-    """What is in the way, in words."""
+    blocked: tuple[Blocked, ...] = ()
+    expired_messages: int = 0
+    """Since the owner loaded the topic."""
+    dead_lettered_messages: int = 0
+    """Since the owner loaded the topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +166,49 @@ class TopicStats:
     waiting_producers: int = 0
     """Those that wait to have the topic to themselves."""
     subscriptions: tuple[SubscriptionStats, ...] = ()
-    blocked: tuple[str, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+    scheduled_messages: int = 0
+    next_due_ms: int = 0
+    """When the first scheduled message is due; 0: none waits."""
+    expired_messages: int = 0
+    dead_lettered_messages: int = 0
+    quota: QuotaStats | None = None
+    """None of a partitioned topic: each partition has its own."""
     partitions: tuple[TopicStats, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What keeps a ledger: `reason` for programs (`due`: nothing, it goes soon), `text` for
+    people, and who or until when, where that is a subscription or a retention."""
+
+    reason: str
+    text: str
+    subscription: str = ""
+    until_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSpace:
+    """A ledger of a topic: of its messages, its state, its schedule, or deleted and not yet
+    gone. -1 entries: not counted; 0 bytes (of one copy): not known."""
+
+    ledger_id: int
+    use: str
+    entries: int
+    size_bytes: int
+    last_append_ms: int = 0
+    held_by: tuple[Holder, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceReport:
+    """Why a topic takes the space it takes; `storage_bytes` are those of one copy."""
+
+    topic: str
+    storage_bytes: int = 0
+    ledgers: tuple[LedgerSpace, ...] = ()
+    partitions: tuple[SpaceReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +233,5 @@ class StoredMessage:
     append_timestamp: int = 0
     """When the broker stored it, in milliseconds since the epoch."""
     redelivery_count: int = 0
+    scheduled_id: ScheduledId | None = None
+    """What `send` answered with, for a message that was to be delivered later."""

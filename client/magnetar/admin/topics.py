@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from magnetar.admin.codec import id_of, read
-from magnetar.admin.topic_values import TopicInfo, TopicPage, TopicStats
+from magnetar.admin.topic_values import SpaceReport, TopicInfo, TopicPage, TopicStats
 from magnetar.admin.transport import Transport, ask
 from magnetar.errors import InvalidArgument
 from magnetar.message_id import MessageId
@@ -13,6 +13,7 @@ from magnetar.topic import TopicName
 from magnetar.wire import admin_pb2 as pb
 
 MAX_UINT32 = (1 << 32) - 1
+MAX_INT64 = (1 << 63) - 1
 MAX_UINT64 = (1 << 64) - 1
 
 
@@ -104,3 +105,10 @@ class Topics:
         """
         request = pb.DeleteTopicRequest(topic=full(topic), force=force)
         await ask(self._transport, "DeleteTopic", request, pb.DoneReply)
+
+    async def why_space(self, topic: str) -> SpaceReport:
+        """Which ledgers the topic has, and what keeps each from being deleted. Raises
+        TopicNotFound."""
+        request = pb.TopicRequest(topic=full(topic))
+        reply = await ask(self._transport, "WhySpace", request, pb.WhySpaceReply)
+        return read(SpaceReport, reply.report)

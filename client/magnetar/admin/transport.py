@@ -15,7 +15,7 @@ READS = frozenset({
     "ListTenants", "GetTenant", "ListNamespaces", "GetNamespace", "GetPolicies",
     "EffectivePolicies", "ListTopics", "GetTopic", "TopicStats", "ListSubscriptions",
     "SubscriptionStats", "PeekMessages", "GetMessage", "LastMessageIds", "ListBrokers",
-    "ListBookies",
+    "ListBookies", "WhySpace", "ListScheduled", "CountScheduled",
 })
 """Calls that change nothing, so that they may be made again when an answer was lost."""
 

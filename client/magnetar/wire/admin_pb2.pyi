@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from magnetar.wire import broker_pb2 as _broker_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,35 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ScheduleOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScheduleOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScheduleOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTCOME_UNSPECIFIED: _ScheduleOutcome.ValueType  # 0
+    OUTCOME_CANCELLED: _ScheduleOutcome.ValueType  # 1
+    """it was not delivered and will not be"""
+    OUTCOME_MOVED: _ScheduleOutcome.ValueType  # 2
+    """it waits, for the new time"""
+    OUTCOME_DELIVERED: _ScheduleOutcome.ValueType  # 3
+    """it is in the topic already"""
+    OUTCOME_UNKNOWN: _ScheduleOutcome.ValueType  # 4
+    """there is no such message, or not any more"""
+
+class ScheduleOutcome(_ScheduleOutcome, metaclass=_ScheduleOutcomeEnumTypeWrapper): ...
+
+OUTCOME_UNSPECIFIED: ScheduleOutcome.ValueType  # 0
+OUTCOME_CANCELLED: ScheduleOutcome.ValueType  # 1
+"""it was not delivered and will not be"""
+OUTCOME_MOVED: ScheduleOutcome.ValueType  # 2
+"""it waits, for the new time"""
+OUTCOME_DELIVERED: ScheduleOutcome.ValueType  # 3
+"""it is in the topic already"""
+OUTCOME_UNKNOWN: ScheduleOutcome.ValueType  # 4
+"""there is no such message, or not any more"""
+Global___ScheduleOutcome: _TypeAlias = ScheduleOutcome  # noqa: Y015
 
 @_typing.final
 class DoneReply(_message.Message):
@@ -978,9 +1008,7 @@ class LedgerStats(_message.Message):
     CLOSED_MS_FIELD_NUMBER: _builtins.int
     ledger_id: _builtins.int
     entries: _builtins.int
-    """-1: not known while it is open"""
     size_bytes: _builtins.int
-    """0 while it is open"""
     open: _builtins.bool
     closed_ms: _builtins.int
     def __init__(
@@ -1080,6 +1108,8 @@ class SubscriptionStats(_message.Message):
     OUTGOING_FIELD_NUMBER: _builtins.int
     CONSUMERS_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
+    EXPIRED_MESSAGES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERED_MESSAGES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     type: _broker_pb2.SubscriptionType.ValueType
     durable: _builtins.bool
@@ -1092,13 +1122,17 @@ class SubscriptionStats(_message.Message):
     """of those: delivered"""
     redelivering_messages: _builtins.int
     """of those: waiting to be delivered again"""
+    expired_messages: _builtins.int
+    """since the topic was loaded by its owner"""
+    dead_lettered_messages: _builtins.int
+    """likewise"""
     @_builtins.property
     def outgoing(self) -> Global___Traffic: ...
     @_builtins.property
     def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsumerStats]: ...
     @_builtins.property
-    def blocked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """what is in the way, in words; none: nothing is"""
+    def blocked(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blocked]:
+        """what is in the way; none: nothing is"""
 
     def __init__(
         self,
@@ -1114,15 +1148,86 @@ class SubscriptionStats(_message.Message):
         redelivering_messages: _builtins.int = ...,
         outgoing: Global___Traffic | None = ...,
         consumers: _abc.Iterable[Global___ConsumerStats] | None = ...,
-        blocked: _abc.Iterable[_builtins.str] | None = ...,
+        blocked: _abc.Iterable[Global___Blocked] | None = ...,
+        expired_messages: _builtins.int = ...,
+        dead_lettered_messages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outgoing", b"outgoing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_messages", b"backlog_messages", "blocked", b"blocked", "consumers", b"consumers", "created_ms", b"created_ms", "durable", b"durable", "filter", b"filter", "name", b"name", "outgoing", b"outgoing", "redelivering_messages", b"redelivering_messages", "tags", b"tags", "type", b"type", "unacknowledged_messages", b"unacknowledged_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_messages", b"backlog_messages", "blocked", b"blocked", "consumers", b"consumers", "created_ms", b"created_ms", "dead_lettered_messages", b"dead_lettered_messages", "durable", b"durable", "expired_messages", b"expired_messages", "filter", b"filter", "name", b"name", "outgoing", b"outgoing", "redelivering_messages", b"redelivering_messages", "tags", b"tags", "type", b"type", "unacknowledged_messages", b"unacknowledged_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubscriptionStats: _TypeAlias = SubscriptionStats  # noqa: Y015
+
+@_typing.final
+class Blocked(_message.Message):
+    """What is in the way. `reason` is for programs, `text` for people."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Blocked: _TypeAlias = Blocked  # noqa: Y015
+
+@_typing.final
+class QuotaStats(_message.Message):
+    """A backlog and its quota; -1 as a limit: none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKLOG_BYTES_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    OLDEST_MS_FIELD_NUMBER: _builtins.int
+    LIMIT_AGE_MS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    SLOWEST_SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    EVICTED_MESSAGES_FIELD_NUMBER: _builtins.int
+    backlog_bytes: _builtins.int
+    limit_bytes: _builtins.int
+    oldest_ms: _builtins.int
+    """when its oldest message was stored; 0: not known now"""
+    limit_age_ms: _builtins.int
+    policy: _builtins.str
+    slowest_subscription: _builtins.str
+    problem: _builtins.str
+    """empty: within the quota"""
+    evicted_messages: _builtins.int
+    """dropped unconsumed, since the topic was loaded by its owner"""
+    def __init__(
+        self,
+        *,
+        backlog_bytes: _builtins.int = ...,
+        limit_bytes: _builtins.int = ...,
+        oldest_ms: _builtins.int = ...,
+        limit_age_ms: _builtins.int = ...,
+        policy: _builtins.str = ...,
+        slowest_subscription: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        evicted_messages: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_bytes", b"backlog_bytes", "evicted_messages", b"evicted_messages", "limit_age_ms", b"limit_age_ms", "limit_bytes", b"limit_bytes", "oldest_ms", b"oldest_ms", "policy", b"policy", "problem", b"problem", "slowest_subscription", b"slowest_subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaStats: _TypeAlias = QuotaStats  # noqa: Y015
 
 @_typing.final
 class TopicStats(_message.Message):
@@ -1145,6 +1250,11 @@ class TopicStats(_message.Message):
     SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
     WAITING_PRODUCERS_FIELD_NUMBER: _builtins.int
+    SCHEDULED_MESSAGES_FIELD_NUMBER: _builtins.int
+    NEXT_DUE_MS_FIELD_NUMBER: _builtins.int
+    EXPIRED_MESSAGES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERED_MESSAGES_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     owner: _builtins.str
@@ -1162,6 +1272,12 @@ class TopicStats(_message.Message):
     pending_publish_bytes: _builtins.int
     waiting_producers: _builtins.int
     """for exclusive access"""
+    scheduled_messages: _builtins.int
+    next_due_ms: _builtins.int
+    """of those the first; 0: none waits"""
+    expired_messages: _builtins.int
+    """of all subscriptions"""
+    dead_lettered_messages: _builtins.int
     @_builtins.property
     def incoming(self) -> Global___Traffic: ...
     @_builtins.property
@@ -1173,7 +1289,11 @@ class TopicStats(_message.Message):
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscriptionStats]: ...
     @_builtins.property
-    def blocked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def blocked(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blocked]: ...
+    @_builtins.property
+    def quota(self) -> Global___QuotaStats:
+        """absent: of a partitioned topic, each partition has its own"""
+
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicStats]:
         """what was summed up, in order"""
@@ -1196,13 +1316,18 @@ class TopicStats(_message.Message):
         ledgers: _abc.Iterable[Global___LedgerStats] | None = ...,
         producers: _abc.Iterable[Global___ProducerStats] | None = ...,
         subscriptions: _abc.Iterable[Global___SubscriptionStats] | None = ...,
-        blocked: _abc.Iterable[_builtins.str] | None = ...,
+        blocked: _abc.Iterable[Global___Blocked] | None = ...,
         waiting_producers: _builtins.int = ...,
+        scheduled_messages: _builtins.int = ...,
+        next_due_ms: _builtins.int = ...,
+        expired_messages: _builtins.int = ...,
+        dead_lettered_messages: _builtins.int = ...,
+        quota: Global___QuotaStats | None = ...,
         partitions: _abc.Iterable[Global___TopicStats] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["incoming", b"incoming", "outgoing", b"outgoing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["incoming", b"incoming", "outgoing", b"outgoing", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "created_ms", b"created_ms", "entries", b"entries", "epoch", b"epoch", "incoming", b"incoming", "ledgers", b"ledgers", "messages", b"messages", "outgoing", b"outgoing", "owner", b"owner", "partitions", b"partitions", "pending_publish_bytes", b"pending_publish_bytes", "producers", b"producers", "state_bytes", b"state_bytes", "storage_bytes", b"storage_bytes", "subscriptions", b"subscriptions", "terminated", b"terminated", "topic", b"topic", "waiting_producers", b"waiting_producers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "created_ms", b"created_ms", "dead_lettered_messages", b"dead_lettered_messages", "entries", b"entries", "epoch", b"epoch", "expired_messages", b"expired_messages", "incoming", b"incoming", "ledgers", b"ledgers", "messages", b"messages", "next_due_ms", b"next_due_ms", "outgoing", b"outgoing", "owner", b"owner", "partitions", b"partitions", "pending_publish_bytes", b"pending_publish_bytes", "producers", b"producers", "quota", b"quota", "scheduled_messages", b"scheduled_messages", "state_bytes", b"state_bytes", "storage_bytes", b"storage_bytes", "subscriptions", b"subscriptions", "terminated", b"terminated", "topic", b"topic", "waiting_producers", b"waiting_producers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1231,6 +1356,132 @@ class TopicStatsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TopicStatsReply: _TypeAlias = TopicStatsReply  # noqa: Y015
+
+@_typing.final
+class Holder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """for programs: open, unconsumed, retention_time, due, ..."""
+    text: _builtins.str
+    """for people"""
+    subscription: _builtins.str
+    """with unconsumed"""
+    until_ms: _builtins.int
+    """with retention_time"""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        text: _builtins.str = ...,
+        subscription: _builtins.str = ...,
+        until_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "subscription", b"subscription", "text", b"text", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Holder: _TypeAlias = Holder  # noqa: Y015
+
+@_typing.final
+class LedgerSpace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEDGER_ID_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_APPEND_MS_FIELD_NUMBER: _builtins.int
+    HELD_BY_FIELD_NUMBER: _builtins.int
+    ledger_id: _builtins.int
+    use: _builtins.str
+    """messages, state, schedule, or deleted"""
+    entries: _builtins.int
+    """-1: not counted"""
+    size_bytes: _builtins.int
+    """of one copy; 0: not known"""
+    last_append_ms: _builtins.int
+    """0: not known"""
+    @_builtins.property
+    def held_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holder]: ...
+    def __init__(
+        self,
+        *,
+        ledger_id: _builtins.int = ...,
+        use: _builtins.str = ...,
+        entries: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        last_append_ms: _builtins.int = ...,
+        held_by: _abc.Iterable[Global___Holder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "held_by", b"held_by", "last_append_ms", b"last_append_ms", "ledger_id", b"ledger_id", "size_bytes", b"size_bytes", "use", b"use"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerSpace: _TypeAlias = LedgerSpace  # noqa: Y015
+
+@_typing.final
+class SpaceReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    STORAGE_BYTES_FIELD_NUMBER: _builtins.int
+    LEDGERS_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    storage_bytes: _builtins.int
+    """of one copy"""
+    @_builtins.property
+    def ledgers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerSpace]: ...
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceReport]: ...
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        storage_bytes: _builtins.int = ...,
+        ledgers: _abc.Iterable[Global___LedgerSpace] | None = ...,
+        partitions: _abc.Iterable[Global___SpaceReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledgers", b"ledgers", "partitions", b"partitions", "storage_bytes", b"storage_bytes", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceReport: _TypeAlias = SpaceReport  # noqa: Y015
+
+@_typing.final
+class WhySpaceReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def error(self) -> _broker_pb2.Error: ...
+    @_builtins.property
+    def report(self) -> Global___SpaceReport: ...
+    def __init__(
+        self,
+        *,
+        error: _broker_pb2.Error | None = ...,
+        report: Global___SpaceReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhySpaceReply: _TypeAlias = WhySpaceReply  # noqa: Y015
 
 @_typing.final
 class MessageIdData(_message.Message):
@@ -1554,6 +1805,7 @@ class StoredMessage(_message.Message):
     APPEND_TIMESTAMP_FIELD_NUMBER: _builtins.int
     REDELIVERY_COUNT_FIELD_NUMBER: _builtins.int
     TOPIC_NAME_FIELD_NUMBER: _builtins.int
+    SCHEDULED_ID_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """cut to a bound when `data_bytes` is more"""
     data_bytes: _builtins.int
@@ -1572,6 +1824,10 @@ class StoredMessage(_message.Message):
     def message_id(self) -> Global___MessageIdData: ...
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def scheduled_id(self) -> Global___MessageIdData:
+        """of a message that was to be delivered later"""
+
     def __init__(
         self,
         *,
@@ -1589,10 +1845,11 @@ class StoredMessage(_message.Message):
         append_timestamp: _builtins.int = ...,
         redelivery_count: _builtins.int = ...,
         topic_name: _builtins.str = ...,
+        scheduled_id: Global___MessageIdData | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ordering_key", b"_ordering_key", "_partition_key", b"_partition_key", "_tag", b"_tag", "message_id", b"message_id", "ordering_key", b"ordering_key", "partition_key", b"partition_key", "tag", b"tag"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ordering_key", b"_ordering_key", "_partition_key", b"_partition_key", "_tag", b"_tag", "message_id", b"message_id", "ordering_key", b"ordering_key", "partition_key", b"partition_key", "scheduled_id", b"scheduled_id", "tag", b"tag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ordering_key", b"_ordering_key", "_partition_key", b"_partition_key", "_tag", b"_tag", "append_timestamp", b"append_timestamp", "data", b"data", "data_bytes", b"data_bytes", "event_timestamp", b"event_timestamp", "message_id", b"message_id", "ordering_key", b"ordering_key", "partition_key", b"partition_key", "producer_name", b"producer_name", "properties", b"properties", "publish_timestamp", b"publish_timestamp", "redelivery_count", b"redelivery_count", "sequence_id", b"sequence_id", "tag", b"tag", "topic_name", b"topic_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ordering_key", b"_ordering_key", "_partition_key", b"_partition_key", "_tag", b"_tag", "append_timestamp", b"append_timestamp", "data", b"data", "data_bytes", b"data_bytes", "event_timestamp", b"event_timestamp", "message_id", b"message_id", "ordering_key", b"ordering_key", "partition_key", b"partition_key", "producer_name", b"producer_name", "properties", b"properties", "publish_timestamp", b"publish_timestamp", "redelivery_count", b"redelivery_count", "scheduled_id", b"scheduled_id", "sequence_id", b"sequence_id", "tag", b"tag", "topic_name", b"topic_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ordering_key: _TypeAlias = _typing.Literal["ordering_key"]  # noqa: Y015
     _WhichOneofArgType__ordering_key: _TypeAlias = _typing.Literal["_ordering_key", b"_ordering_key"]  # noqa: Y015
@@ -1708,6 +1965,193 @@ class MessageIdsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MessageIdsReply: _TypeAlias = MessageIdsReply  # noqa: Y015
+
+@_typing.final
+class ListScheduledRequest(_message.Message):
+    """--- the schedule"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    forwarded: _builtins.bool
+    page_size: _builtins.int
+    """0: as the broker likes"""
+    page: _builtins.str
+    """of the reply before; empty: the first"""
+    from_ms: _builtins.int
+    """due then or later"""
+    until_ms: _builtins.int
+    """due before; 0: no end"""
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        forwarded: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page: _builtins.str = ...,
+        from_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "from_ms", b"from_ms", "page", b"page", "page_size", b"page_size", "topic", b"topic", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScheduledRequest: _TypeAlias = ListScheduledRequest  # noqa: Y015
+
+@_typing.final
+class ScheduledMessage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULED_ID_FIELD_NUMBER: _builtins.int
+    DELIVER_AT_MS_FIELD_NUMBER: _builtins.int
+    PRODUCER_NAME_FIELD_NUMBER: _builtins.int
+    SEQUENCE_ID_FIELD_NUMBER: _builtins.int
+    PUBLISH_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    DATA_BYTES_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    deliver_at_ms: _builtins.int
+    producer_name: _builtins.str
+    sequence_id: _builtins.int
+    publish_timestamp: _builtins.int
+    data_bytes: _builtins.int
+    key: _builtins.str
+    @_builtins.property
+    def scheduled_id(self) -> Global___MessageIdData: ...
+    def __init__(
+        self,
+        *,
+        scheduled_id: Global___MessageIdData | None = ...,
+        deliver_at_ms: _builtins.int = ...,
+        producer_name: _builtins.str = ...,
+        sequence_id: _builtins.int = ...,
+        publish_timestamp: _builtins.int = ...,
+        data_bytes: _builtins.int = ...,
+        key: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "key", b"key", "scheduled_id", b"scheduled_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "data_bytes", b"data_bytes", "deliver_at_ms", b"deliver_at_ms", "key", b"key", "producer_name", b"producer_name", "publish_timestamp", b"publish_timestamp", "scheduled_id", b"scheduled_id", "sequence_id", b"sequence_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__key: _TypeAlias = _typing.Literal["key"]  # noqa: Y015
+    _WhichOneofArgType__key: _TypeAlias = _typing.Literal["_key", b"_key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key) -> _WhichOneofReturnType__key | None: ...
+
+Global___ScheduledMessage: _TypeAlias = ScheduledMessage  # noqa: Y015
+
+@_typing.final
+class ListScheduledReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_FIELD_NUMBER: _builtins.int
+    next_page: _builtins.str
+    @_builtins.property
+    def error(self) -> _broker_pb2.Error: ...
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledMessage]:
+        """by partition, then by time"""
+
+    def __init__(
+        self,
+        *,
+        error: _broker_pb2.Error | None = ...,
+        messages: _abc.Iterable[Global___ScheduledMessage] | None = ...,
+        next_page: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "messages", b"messages", "next_page", b"next_page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScheduledReply: _TypeAlias = ListScheduledReply  # noqa: Y015
+
+@_typing.final
+class CancelScheduledRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
+    SCHEDULED_ID_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    forwarded: _builtins.bool
+    @_builtins.property
+    def scheduled_id(self) -> Global___MessageIdData: ...
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        forwarded: _builtins.bool = ...,
+        scheduled_id: Global___MessageIdData | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scheduled_id", b"scheduled_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "scheduled_id", b"scheduled_id", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelScheduledRequest: _TypeAlias = CancelScheduledRequest  # noqa: Y015
+
+@_typing.final
+class MoveScheduledRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
+    SCHEDULED_ID_FIELD_NUMBER: _builtins.int
+    DELIVER_AT_MS_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    forwarded: _builtins.bool
+    deliver_at_ms: _builtins.int
+    @_builtins.property
+    def scheduled_id(self) -> Global___MessageIdData: ...
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        forwarded: _builtins.bool = ...,
+        scheduled_id: Global___MessageIdData | None = ...,
+        deliver_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scheduled_id", b"scheduled_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliver_at_ms", b"deliver_at_ms", "forwarded", b"forwarded", "scheduled_id", b"scheduled_id", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveScheduledRequest: _TypeAlias = MoveScheduledRequest  # noqa: Y015
+
+@_typing.final
+class ScheduleOutcomeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    outcome: Global___ScheduleOutcome.ValueType
+    @_builtins.property
+    def error(self) -> _broker_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        error: _broker_pb2.Error | None = ...,
+        outcome: Global___ScheduleOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleOutcomeReply: _TypeAlias = ScheduleOutcomeReply  # noqa: Y015
 
 @_typing.final
 class ListBrokersRequest(_message.Message):

@@ -129,6 +129,11 @@ class AdminStub:
                 request_serializer=magnetar_dot_wire_dot_admin__pb2.DeleteTopicRequest.SerializeToString,
                 response_deserializer=magnetar_dot_wire_dot_admin__pb2.DoneReply.FromString,
                 _registered_method=True)
+        self.WhySpace = channel.unary_unary(
+                '/magnetar.v1.Admin/WhySpace',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.WhySpaceReply.FromString,
+                _registered_method=True)
         self.CreateSubscription = channel.unary_unary(
                 '/magnetar.v1.Admin/CreateSubscription',
                 request_serializer=magnetar_dot_wire_dot_admin__pb2.CreateSubscriptionRequest.SerializeToString,
@@ -183,6 +188,26 @@ class AdminStub:
                 '/magnetar.v1.Admin/LastMessageIds',
                 request_serializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
                 response_deserializer=magnetar_dot_wire_dot_admin__pb2.MessageIdsReply.FromString,
+                _registered_method=True)
+        self.ListScheduled = channel.unary_unary(
+                '/magnetar.v1.Admin/ListScheduled',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.ListScheduledRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.ListScheduledReply.FromString,
+                _registered_method=True)
+        self.CountScheduled = channel.unary_unary(
+                '/magnetar.v1.Admin/CountScheduled',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
+                _registered_method=True)
+        self.CancelScheduled = channel.unary_unary(
+                '/magnetar.v1.Admin/CancelScheduled',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.CancelScheduledRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.ScheduleOutcomeReply.FromString,
+                _registered_method=True)
+        self.MoveScheduled = channel.unary_unary(
+                '/magnetar.v1.Admin/MoveScheduled',
+                request_serializer=magnetar_dot_wire_dot_admin__pb2.MoveScheduledRequest.SerializeToString,
+                response_deserializer=magnetar_dot_wire_dot_admin__pb2.ScheduleOutcomeReply.FromString,
                 _registered_method=True)
         self.ListBrokers = channel.unary_unary(
                 '/magnetar.v1.Admin/ListBrokers',
@@ -317,6 +342,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WhySpace(self, request, context):
+        """Which ledgers a topic has, and what keeps each from being deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateSubscription(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -380,6 +412,30 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LastMessageIds(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScheduled(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountScheduled(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelScheduled(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveScheduled(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -495,6 +551,11 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=magnetar_dot_wire_dot_admin__pb2.DeleteTopicRequest.FromString,
                     response_serializer=magnetar_dot_wire_dot_admin__pb2.DoneReply.SerializeToString,
             ),
+            'WhySpace': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhySpace,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.WhySpaceReply.SerializeToString,
+            ),
             'CreateSubscription': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSubscription,
                     request_deserializer=magnetar_dot_wire_dot_admin__pb2.CreateSubscriptionRequest.FromString,
@@ -549,6 +610,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.LastMessageIds,
                     request_deserializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.FromString,
                     response_serializer=magnetar_dot_wire_dot_admin__pb2.MessageIdsReply.SerializeToString,
+            ),
+            'ListScheduled': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScheduled,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.ListScheduledRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.ListScheduledReply.SerializeToString,
+            ),
+            'CountScheduled': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountScheduled,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.TopicRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.CountReply.SerializeToString,
+            ),
+            'CancelScheduled': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelScheduled,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.CancelScheduledRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.ScheduleOutcomeReply.SerializeToString,
+            ),
+            'MoveScheduled': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveScheduled,
+                    request_deserializer=magnetar_dot_wire_dot_admin__pb2.MoveScheduledRequest.FromString,
+                    response_serializer=magnetar_dot_wire_dot_admin__pb2.ScheduleOutcomeReply.SerializeToString,
             ),
             'ListBrokers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBrokers,
@@ -1085,6 +1166,33 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def WhySpace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/WhySpace',
+            magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.WhySpaceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateSubscription(request,
             target,
             options=(),
@@ -1371,6 +1479,114 @@ class Admin:
             '/magnetar.v1.Admin/LastMessageIds',
             magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
             magnetar_dot_wire_dot_admin__pb2.MessageIdsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScheduled(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/ListScheduled',
+            magnetar_dot_wire_dot_admin__pb2.ListScheduledRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.ListScheduledReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountScheduled(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/CountScheduled',
+            magnetar_dot_wire_dot_admin__pb2.TopicRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.CountReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelScheduled(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/CancelScheduled',
+            magnetar_dot_wire_dot_admin__pb2.CancelScheduledRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.ScheduleOutcomeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveScheduled(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magnetar.v1.Admin/MoveScheduled',
+            magnetar_dot_wire_dot_admin__pb2.MoveScheduledRequest.SerializeToString,
+            magnetar_dot_wire_dot_admin__pb2.ScheduleOutcomeReply.FromString,
             options,
             channel_credentials,
             insecure,

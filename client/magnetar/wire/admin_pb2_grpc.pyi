@@ -56,6 +56,8 @@ class AdminStub:
     TruncateTopic: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.CountReply]
     """Deletes all messages there are, consumed or not; answers how many."""
     DeleteTopic: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteTopicRequest, _admin_pb2.DoneReply]
+    WhySpace: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.WhySpaceReply]
+    """Which ledgers a topic has, and what keeps each from being deleted."""
     CreateSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateSubscriptionRequest, _admin_pb2.DoneReply]
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.NamesReply]
     SubscriptionStats: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SubscriptionRequest, _admin_pb2.SubscriptionStatsReply]
@@ -69,6 +71,10 @@ class AdminStub:
     """The next unacknowledged messages, which stay where they are."""
     GetMessage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetMessageRequest, _admin_pb2.GetMessageReply]
     LastMessageIds: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.MessageIdsReply]
+    ListScheduled: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListScheduledRequest, _admin_pb2.ListScheduledReply]
+    CountScheduled: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.CountReply]
+    CancelScheduled: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CancelScheduledRequest, _admin_pb2.ScheduleOutcomeReply]
+    MoveScheduled: _grpc.UnaryUnaryMultiCallable[_admin_pb2.MoveScheduledRequest, _admin_pb2.ScheduleOutcomeReply]
     ListBrokers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListBrokersRequest, _admin_pb2.ListBrokersReply]
     ListBookies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListBookiesRequest, _admin_pb2.ListBookiesReply]
 
@@ -98,6 +104,8 @@ class AdminAsyncStub(AdminStub):
     TruncateTopic: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.CountReply]  # type: ignore[assignment]
     """Deletes all messages there are, consumed or not; answers how many."""
     DeleteTopic: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteTopicRequest, _admin_pb2.DoneReply]  # type: ignore[assignment]
+    WhySpace: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.WhySpaceReply]  # type: ignore[assignment]
+    """Which ledgers a topic has, and what keeps each from being deleted."""
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateSubscriptionRequest, _admin_pb2.DoneReply]  # type: ignore[assignment]
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.NamesReply]  # type: ignore[assignment]
     SubscriptionStats: _aio.UnaryUnaryMultiCallable[_admin_pb2.SubscriptionRequest, _admin_pb2.SubscriptionStatsReply]  # type: ignore[assignment]
@@ -111,6 +119,10 @@ class AdminAsyncStub(AdminStub):
     """The next unacknowledged messages, which stay where they are."""
     GetMessage: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetMessageRequest, _admin_pb2.GetMessageReply]  # type: ignore[assignment]
     LastMessageIds: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.MessageIdsReply]  # type: ignore[assignment]
+    ListScheduled: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListScheduledRequest, _admin_pb2.ListScheduledReply]  # type: ignore[assignment]
+    CountScheduled: _aio.UnaryUnaryMultiCallable[_admin_pb2.TopicRequest, _admin_pb2.CountReply]  # type: ignore[assignment]
+    CancelScheduled: _aio.UnaryUnaryMultiCallable[_admin_pb2.CancelScheduledRequest, _admin_pb2.ScheduleOutcomeReply]  # type: ignore[assignment]
+    MoveScheduled: _aio.UnaryUnaryMultiCallable[_admin_pb2.MoveScheduledRequest, _admin_pb2.ScheduleOutcomeReply]  # type: ignore[assignment]
     ListBrokers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListBrokersRequest, _admin_pb2.ListBrokersReply]  # type: ignore[assignment]
     ListBookies: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListBookiesRequest, _admin_pb2.ListBookiesReply]  # type: ignore[assignment]
 
@@ -253,6 +265,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.DoneReply, _abc.Awaitable[_admin_pb2.DoneReply]]: ...
 
     @_abc_1.abstractmethod
+    def WhySpace(
+        self,
+        request: _admin_pb2.TopicRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.WhySpaceReply, _abc.Awaitable[_admin_pb2.WhySpaceReply]]:
+        """Which ledgers a topic has, and what keeps each from being deleted."""
+
+    @_abc_1.abstractmethod
     def CreateSubscription(
         self,
         request: _admin_pb2.CreateSubscriptionRequest,
@@ -330,6 +350,34 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.TopicRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.MessageIdsReply, _abc.Awaitable[_admin_pb2.MessageIdsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ListScheduled(
+        self,
+        request: _admin_pb2.ListScheduledRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListScheduledReply, _abc.Awaitable[_admin_pb2.ListScheduledReply]]: ...
+
+    @_abc_1.abstractmethod
+    def CountScheduled(
+        self,
+        request: _admin_pb2.TopicRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CountReply, _abc.Awaitable[_admin_pb2.CountReply]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelScheduled(
+        self,
+        request: _admin_pb2.CancelScheduledRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ScheduleOutcomeReply, _abc.Awaitable[_admin_pb2.ScheduleOutcomeReply]]: ...
+
+    @_abc_1.abstractmethod
+    def MoveScheduled(
+        self,
+        request: _admin_pb2.MoveScheduledRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ScheduleOutcomeReply, _abc.Awaitable[_admin_pb2.ScheduleOutcomeReply]]: ...
 
     @_abc_1.abstractmethod
     def ListBrokers(

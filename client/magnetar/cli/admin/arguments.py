@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from magnetar.admin.sync import Admin
     from magnetar.admin.topic_values import Where
     from magnetar.message_id import MessageId
+    from magnetar.scheduled_id import ScheduledId
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -38,6 +39,7 @@ WHERE = (
     "earliest, latest, a message id (LEDGER:ENTRY:PARTITION:INDEX), a time"
     " (2026-01-31T09:30, or milliseconds since 1970), or so long ago (90s, 30m, 2h, 7d)"
 )
+WHEN = "a time (2026-01-31T09:30, or milliseconds since 1970), or so far ahead (30m, 2h, 7d)"
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
 _ID_PARTS = (2, 4)
@@ -118,6 +120,20 @@ def message_id(text: str) -> MessageId:
     return MessageId(partition, numbers[0], numbers[1], index)
 
 
+def scheduled_id(text: str) -> ScheduledId:
+    """As a scheduled id prints; raises InvalidArgument."""
+    from magnetar.scheduled_id import ScheduledId
+
+    return ScheduledId.parse(text)
+
+
+def due_ms(text: str) -> int:
+    """A point in time, or so long from now; raises InvalidArgument."""
+    if _DURATION.fullmatch(text):
+        return time.time_ns() // 1_000_000 + milliseconds(text)
+    return time_ms(text)
+
+
 def where(text: str) -> Where:
     """A place in a topic, see WHERE; raises InvalidArgument."""
     from magnetar.enums import InitialPosition
@@ -128,7 +144,10 @@ def where(text: str) -> Where:
         return time.time_ns() // 1_000_000 - milliseconds(text)
     if re.fullmatch(r"-?\d+(:-?\d+)+", text):
         return message_id(text)
-    return time_ms(text)
+    try:
+        return time_ms(text)
+    except InvalidArgument:
+        raise InvalidArgument(f"write {WHERE}; not {text!r}") from None
 
 
 def time_ms(text: str) -> int:
@@ -137,5 +156,5 @@ def time_ms(text: str) -> int:
         return int(text)
     try:
         return int(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:
-        raise InvalidArgument(f"write {WHERE}; not {text!r}") from None
+    except (ValueError, OverflowError):
+        raise InvalidArgument(f"write {WHEN}; not {text!r}") from None

@@ -9,6 +9,7 @@ from magnetar.cli.admin import (
     messages,
     namespaces,
     policies,
+    schedule,
     subscriptions,
     tenants,
     topics,
@@ -21,5 +22,6 @@ app.add_typer(policies.app, name="policies")
 app.add_typer(topics.app, name="topics")
 app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(messages.app, name="messages")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(cluster.brokers, name="brokers")
 app.add_typer(cluster.bookies, name="bookies")

@@ -23,7 +23,8 @@ app = typer.Typer(
 def show(message: StoredMessage) -> None:
     """Print what the message carries, then its content, indented."""
     record({
-        "id": message.message_id, "topic": message.topic_name,
+        "id": message.message_id, "scheduled id": message.scheduled_id or "",
+        "topic": message.topic_name,
         "stored": when(message.append_timestamp), "published": when(message.publish_timestamp),
         "event": when(message.event_timestamp), "producer": message.producer_name,
         "sequence id": message.sequence_id, "key": message.partition_key or "",

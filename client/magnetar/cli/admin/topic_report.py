@@ -9,7 +9,13 @@ import typer
 from magnetar.cli.admin.printing import rate, record, size, table, when
 
 if TYPE_CHECKING:
-    from magnetar.admin.topic_values import SubscriptionStats, TopicStats, Traffic
+    from magnetar.admin.topic_values import (
+        Holder,
+        SpaceReport,
+        SubscriptionStats,
+        TopicStats,
+        Traffic,
+    )
 
 
 def report(stats: TopicStats) -> None:
@@ -21,9 +27,11 @@ def report(stats: TopicStats) -> None:
         "kept messages": "not known now" if stats.messages < 0 else stats.messages,
         "storage": f"{size(stats.storage_bytes)} in {len(stats.ledgers)} ledgers",
         "waiting producers": stats.waiting_producers or "",
+        "scheduled": _scheduled(stats), "expired": stats.expired_messages or "",
+        "dead letters": stats.dead_lettered_messages or "", "backlog": _quota(stats),
     })
     for reason in stats.blocked:
-        typer.echo(f"blocked: {reason}")
+        typer.echo(f"blocked: {reason.text}")
     if stats.producers:
         _title("producers")
         table(({
@@ -35,7 +43,7 @@ def report(stats: TopicStats) -> None:
         table((_subscription(one) for one in stats.subscriptions), "")
         for one in stats.subscriptions:
             for reason in one.blocked:
-                typer.echo(f"{one.name} is blocked: {reason}")
+                typer.echo(f"{one.name} is blocked: {reason.text}")
     if stats.partitions:
         _title("partitions")
         table(({
@@ -53,15 +61,48 @@ def report_subscription(stats: SubscriptionStats) -> None:
         "created": when(stats.created_ms), "filter": stats.filter, "tags": stats.tags,
         "backlog": stats.backlog_messages, "unacknowledged": stats.unacknowledged_messages,
         "to be redelivered": stats.redelivering_messages, "out": _traffic(stats.outgoing),
+        "expired": stats.expired_messages or "", "dead letters": stats.dead_lettered_messages or "",
     })
     for reason in stats.blocked:
-        typer.echo(f"blocked: {reason}")
+        typer.echo(f"blocked: {reason.text}")
     if stats.consumers:
         _title("consumers")
         table(({
             "name": one.name, "id": one.consumer_id, "room": one.permits,
             "delivered": one.delivered_messages, "unacknowledged": one.unacknowledged_messages,
         } for one in stats.consumers), "")
+
+
+def _scheduled(stats: TopicStats) -> str:
+    if not stats.scheduled_messages:
+        return ""
+    return f"{stats.scheduled_messages} messages, the next at {when(stats.next_due_ms)}"
+
+
+def _quota(stats: TopicStats) -> str:
+    quota = stats.quota
+    if quota is None or (quota.limit_bytes < 0 and quota.limit_age_ms < 0):
+        return ""
+    limits = [size(quota.limit_bytes)] if quota.limit_bytes >= 0 else []
+    limits += [f"{quota.limit_age_ms} ms"] if quota.limit_age_ms >= 0 else []
+    dropped = f"; {quota.evicted_messages} messages dropped" if quota.evicted_messages else ""
+    return f"{size(quota.backlog_bytes)} of {' and '.join(limits)} ({quota.policy}){dropped}"
+
+
+def report_space(report: SpaceReport) -> None:
+    """Print what keeps each ledger."""
+    for part in report.partitions or (report,):
+        record({"topic": part.topic, "storage": size(part.storage_bytes)})
+        table(({
+            "ledger": one.ledger_id, "of": one.use,
+            "entries": "" if one.entries < 0 else one.entries,
+            "size": size(one.size_bytes or -1),
+            "kept by": "; ".join(map(_holder, one.held_by)),
+        } for one in part.ledgers), "no ledgers")
+
+
+def _holder(held: Holder) -> str:
+    return f"{held.text}, until {when(held.until_ms)}" if held.until_ms else held.text
 
 
 def _subscription(one: SubscriptionStats) -> dict[str, object]:

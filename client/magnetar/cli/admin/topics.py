@@ -16,7 +16,7 @@ from magnetar.cli.admin.arguments import (
     pairs,
 )
 from magnetar.cli.admin.printing import as_json, names, record, table, when
-from magnetar.cli.admin.topic_report import report
+from magnetar.cli.admin.topic_report import report, report_space
 from magnetar.cli.options import DEFAULT_URL, ServiceUrl
 
 if TYPE_CHECKING:
@@ -116,6 +116,14 @@ def stats(topic: Topic, json: Json = False, url: ServiceUrl = DEFAULT_URL) -> No
     with administration(url) as admin:
         found = admin.topics.stats(topic)
     as_json(found) if json else report(found)
+
+
+@app.command("why-space")
+def why_space(topic: Topic, json: Json = False, url: ServiceUrl = DEFAULT_URL) -> None:
+    """Show a topic's ledgers, and what keeps each from being deleted."""
+    with administration(url) as admin:
+        found = admin.topics.why_space(topic)
+    as_json(found) if json else report_space(found)
 
 
 @app.command()
