@@ -31,6 +31,8 @@ from broker.conversation import (
 from broker.forwarding.byte_budget import ByteBudget
 from broker.forwarding.lane import ForwardCounters, LaneLimits, LaneOffice
 from broker.forwarding.port import Forwarder, NoForwarder
+from broker.memory_ownership import MemoryOwnership
+from broker.memory_topics import MemoryTopics
 from broker.ownership import Decision, Ownership, Probe, Verdict
 from broker.producer_session import ProducerSession
 from broker.publishing import TopicCounters
@@ -54,7 +56,6 @@ from magnetar.errors import (
     MetadataError,
     NotFound,
     NotOwner,
-    NotSupported,
 )
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Address
@@ -133,6 +134,11 @@ class Broker:
         self.ownership = Ownership(
             self._me, self._brokers, self.directory, probe, clock, settings.limits
         )
+        self._memory = MemoryTopics(
+            self._me, MemoryOwnership(self._me, self.directory, probe, clock, settings.limits),
+            self.registry, resolver, clock, random, settings.limits, self.cache, self.counters,
+            self._make_topic,
+        )
         self._deletion = TopicDeletion(store, self.catalog, ledgers, clock, self._me)
         self.lifecycle = TopicLifecycle(
             self.catalog, self.registry, self._deletion, self._topic
@@ -184,7 +190,10 @@ class Broker:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        owned = [(topic.name, topic.log.log.owner) for topic in self.registry.all()]
+        owned = [
+            (topic.name, topic.log.log.owner) for topic in self.registry.all()
+            if topic.memory is None
+        ]
         for error in await self.registry.unload_all():
             _log.warning("a topic did not close in good order: %s", error)
         await self._deletion.stop()
@@ -287,6 +296,8 @@ class Broker:
             topic.wake_dispatch()
 
     def _brokers_changed(self) -> None:
+        if self._registration is not None:
+            self._memory.brokers_changed()
         mine = self.directory.get(self.settings.broker_id)
         if mine is not None and self._registration is not None and (
             mine.incarnation != self._registration.incarnation
@@ -332,8 +343,9 @@ class Broker:
             idle_s = self._clock.monotonic_s() - topic.last_used_s
             if not topic.in_use and idle_s >= limits.idle_unload_s:
                 await self.registry.unload(topic)
-                await self._release(topic.name, topic.log.log.owner)
-            else:
+                if topic.memory is None:
+                    await self._release(topic.name, topic.log.log.owner)
+            elif topic.memory is None or await self._memory.keep_or_leave(topic):
                 await topic.maintain()
         except MagnetarError as error:
             _log.warning("%s: maintenance put off: %s", topic.name, error)
@@ -347,8 +359,10 @@ class Broker:
     ) -> LookupResult:
         """Where `topic` is served; see Ownership. Raises InvalidTopicName, TopicNotFound; made if
         missing, unless `create` is False."""
-        name = self._parse(topic)
+        name = TopicName.parse(topic)
         self._refuse_unless_serving()
+        if not name.persistent:
+            return await self._memory.lookup(name, unreachable_address, create=create)
         if self.registry.get(name.full) is not None:
             return LookupResult(str(self._address), name.full)
         record = await (self._obtain if create else self.catalog.existing)(name)
@@ -364,8 +378,10 @@ class Broker:
 
     async def owner_address(self, topic: str) -> Address | None:
         """The registered broker that owns the topic, for a relay; None: it is to be served here."""
-        name = self._parse(topic)
+        name = TopicName.parse(topic)
         self._refuse_unless_serving()
+        if not name.persistent:
+            return await self._memory.owner_address(name)
         if self.registry.get(name.full) is not None:
             return None
         record = await self._record(name)
@@ -390,12 +406,6 @@ class Broker:
         opened = await self._topic(request.topic)
         return await opened.open_consumer(request, deliver, ended, backlog_bytes)
 
-    def _parse(self, topic: str) -> TopicName:
-        name = TopicName.parse(topic)
-        if not name.persistent:
-            raise NotSupported("non-persistent topics are not yet supported; use persistent://")
-        return name
-
     def _refuse_unless_serving(self) -> None:
         if not self.serving:
             raise NotServing("this broker is joining or leaving the cluster; try another")
@@ -411,11 +421,13 @@ class Broker:
         return await self._topic(topic, create=False)
 
     async def _topic(self, topic: str, *, create: bool = True) -> Topic:
-        name = self._parse(topic)
+        name = TopicName.parse(topic)
         self._refuse_unless_serving()
         found = self.registry.get(name.full)
         if found is not None:
             return found
+        if not name.persistent:
+            return await self._memory.topic(name, create=create)
         record = await self._record(name, create)
         decision = await self.ownership.for_opening(record.owner)
         if decision.broker is not None:
@@ -448,8 +460,10 @@ class Broker:
 
     async def _load(self, name: str, decision: Decision) -> Topic:
         """Take the topic's record, recover its ledgers, rebuild its state."""
-        me = self._me()
-        policies = await self._resolver.resolve(TopicName.parse(name))
+        me, parsed = self._me(), TopicName.parse(name)
+        if not parsed.persistent:
+            return await self._memory.load(parsed, _log_policy)
+        policies = await self._resolver.resolve(parsed)
         topic: Topic | None = None
 
         def fenced(error: LedgerError) -> None:
@@ -468,10 +482,7 @@ class Broker:
         if log.record.deleting:
             log.abandon("it is being deleted")
             raise NotOwner(f"{name} is being deleted; look it up again")
-        topic = Topic(
-            name, TopicLog(log, self.cache, self._clock), policies, self.settings.limits,
-            self._clock, self._gate, self.counters, self._closed, self.lanes,
-        )
+        topic = self._make_topic(name, TopicLog(log, self.cache, self._clock), policies)
         try:
             await topic.load()
         except BaseException:
@@ -485,6 +496,12 @@ class Broker:
             self._held_back[name] = decision.former
             topic.hold_back_exclusive(self._store.session_timeout_s)
         return topic
+
+    def _make_topic(self, name: str, log: TopicLog, policies: TopicPolicies) -> Topic:
+        return Topic(
+            name, log, policies, self.settings.limits, self._clock, self._gate, self.counters,
+            self._closed, self.lanes,
+        )
 
     async def _release(self, name: str, mine: Owner) -> None:
         """Give up the owner field, so that the next owner need not wait for our end. The epoch

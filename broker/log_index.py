@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-from ledger.managed_log import ManagedLog
+from broker.memory_log import AnyLog
 from magnetar.ids import LedgerId
 from metadata.topics import LedgerInfo
 
@@ -50,7 +50,7 @@ class _Samples:
 class LogIndex:
     """Of one topic's log."""
 
-    def __init__(self, log: ManagedLog) -> None:
+    def __init__(self, log: AnyLog) -> None:
         self._log = log
         self._samples: dict[LedgerId, _Samples] = {}
         self._first_ordinals: dict[LedgerId, int] = {}

@@ -16,6 +16,7 @@ from crc32c import crc32c
 from broker.conversation import (
     SHARED_ACCESS,
     Access,
+    AccessMode,
     ChecksumMismatch,
     OnEnded,
     OnReceipts,
@@ -60,6 +61,8 @@ class TopicCounters:
     duplicate_batches: int = 0
     refused_batches: int = 0
     failed_topics: int = 0
+    dropped_messages: int = 0
+    """Of non-persistent topics: gone without having been acknowledged by every subscription."""
     schedules: ScheduleCounters = field(default_factory=ScheduleCounters)
 
 
@@ -144,6 +147,11 @@ class Publishing:
         ProducerFenced, ProducerBusy, TopicTerminated, InvalidArgument.
         """
         self._host.refuse_if_closing()
+        if access.mode is not AccessMode.SHARED and not self._log.log.persistent:
+            raise NotSupported(
+                f"{self.name} is not persistent, so nobody would remember an exclusive producer's"
+                " epoch; use a persistent topic, or a shared producer"
+            )
         begins = not epoch  # who comes back may have batches stored, of which it is to hear
         if begins:
             self._host.gate.check_open()
@@ -261,6 +269,12 @@ class Publishing:
             ))
             return
         if header.delayed:
+            if not self._log.log.persistent:
+                self._refuse(session, receipt, NotSupported(
+                    f"{self.name} is not persistent, so it cannot keep a message until its time;"
+                    " use a persistent topic, or send without deliver_at"
+                ))
+                return
             self._publish_later(session, receipt, batch, header)
             return
         try:

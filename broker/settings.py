@@ -49,6 +49,18 @@ class BrokerLimits:
     schedule_entry_bytes: int = 128 * KIB
     schedule_entries_in_flight: int = 4
     """Such entries of one topic on their way to the bookies; meanwhile the next collects."""
+    memory_bytes: int = 256 * MIB
+    """Messages of all non-persistent topics together; above it the oldest are dropped, first of
+    the topic in which least happens."""
+    memory_topic_bytes: int = 32 * MIB
+    """Messages of one non-persistent topic; above it its oldest are dropped."""
+    memory_segment_bytes: int = 1 * MIB
+    """So much is dropped at a time."""
+    probed_s: float = 1.0
+    """A broker that is to serve a non-persistent topic is probed once in so long."""
+    presumed_dead_s: float = 15.0
+    """A broker whose port did not answer serves no non-persistent topic for so long, unless its
+    registration ends before or another life of it begins."""
     topics: int = 100_000
     producers_a_topic: int = 10_000
     waiting_producers_a_topic: int = 1_000

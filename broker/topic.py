@@ -23,6 +23,7 @@ from broker.conversation import (
 from broker.dead_letters import TopicDeadLetters
 from broker.forwarding.lane import LaneOffice
 from broker.forwarding.lanes import TopicLanes
+from broker.memory_keeper import MemoryKeeper
 from broker.publish_gate import PublishGate
 from broker.publishing import Publishing, TopicCounters
 from broker.pull_sessions import PullSessions
@@ -87,6 +88,8 @@ class Topic:
         self.lanes = TopicLanes(self, log, office)
         self.dead_letters = TopicDeadLetters(self, self.lanes)
         self.pulls = PullSessions(self, clock)
+        self.memory: MemoryKeeper | None = None
+        """Of a topic that is not persistent."""
         self._temporary: list[Subscription] = []
         self._consumer_ids = 0
         self._exclusive_held_back = False
@@ -368,6 +371,8 @@ class Topic:
         """What is due from time to time: forget, checkpoint, roll, trim, compact."""
         if self.closing:
             return
+        if self.memory is not None:
+            self.memory.tell()
         self.state.forget_sources(self._clock.wall_ms())
         await self._expire_backlogs()
         if self.state.checkpoint_is_due:
@@ -463,6 +468,8 @@ class Topic:
         if self._held_back_end is not None:
             self._held_back_end.cancel()
         self.schedule.stop()
+        if self.memory is not None:
+            self.memory.ended()
         self.publishing.end(error)
         for subscription in self.subscriptions():
             subscription.close()

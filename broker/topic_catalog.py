@@ -84,7 +84,10 @@ class TopicCatalog:
         return await self._existing(name)
 
     async def partitions_of(self, name: TopicName) -> int:
-        """How many partitions the topic has; 0: it is plain. Raises TopicNotFound."""
+        """How many partitions the topic has; 0: it is plain, as every one that is not
+        persistent. Raises TopicNotFound."""
+        if not name.persistent:
+            return 0
         record = await self._existing(name)
         return record.partitions if isinstance(record, PartitionedTopicRecord) else 0
 

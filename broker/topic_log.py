@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from broker.conversation import MessagePosition
 from broker.log_index import LogIndex
+from broker.memory_log import AnyLog
 from broker.stored_entry import StoredEntry, parse_stored
 from broker.tail_cache import TailCache
-from ledger.managed_log import LogEntry, ManagedLog
+from ledger.log_entry import LogEntry
 from ledger.position import BEFORE_FIRST, Position
 from magnetar.entry import Prefix, ScheduleMark, encode_prefix
 from magnetar.errors import (
@@ -45,7 +46,7 @@ class TopicLog:
     confirmed message: consumers never see beyond it.
     """
 
-    def __init__(self, log: ManagedLog, cache: TailCache, clock: Clock) -> None:
+    def __init__(self, log: AnyLog, cache: TailCache, clock: Clock) -> None:
         self.log = log
         self._cache = cache
         self._clock = clock

@@ -12,7 +12,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import ClassVar, Final
 
 from ledger.chain import EndedLedger, LedgerChain, OnAppended
 from ledger.doomed_ledgers import delete_doomed, with_doomed
@@ -52,6 +52,8 @@ class LogPolicy:
 
 class ManagedLog(LogPositions):
     """See the module. Made by `open`."""
+
+    persistent: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -65,7 +65,8 @@ class PolicyResolver:
         changes = {
             **await self._cluster_level(),
             **await self._namespace_level(topic.tenant, topic.namespace),
-            **await self._topic_level(topic.base.full),
+            # Nothing is recorded of a topic that is not persistent.
+            **(await self._topic_level(topic.base.full) if topic.persistent else {}),
         }
         try:
             return self._defaults.overlay(changes)

@@ -200,8 +200,10 @@ class Client(Handling):
     ) -> Consumer:
         self._refuse_if_closed()
         if not isinstance(choice, TopicPattern):
-            for name in choice:
-                self._check(name)
+            if len(choice) > 1 and not all(name.persistent for name in choice):
+                raise NotSupported(
+                    "a consumer of several topics takes persistent ones only; subscribe to those"
+                    " that are not one by one")
             if len(choice) == 1 and not await self._partitions(choice[0]):
                 return await self._opened(TopicConsumer(self._connections, choice[0], options))
         return await self._opened(
@@ -346,17 +348,11 @@ class Client(Handling):
 
     def _topic(self, topic: str) -> TopicName:
         self._refuse_if_closed()
-        name = TopicName.parse(topic)
-        self._check(name)
-        return name
+        return TopicName.parse(topic)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise AlreadyClosed("the client is closed; make a new one")
-
-    def _check(self, name: TopicName) -> None:
-        if not name.persistent:
-            raise NotSupported("non-persistent topics are not available yet")
 
     async def _partitions(self, name: TopicName) -> int:
         """How many partitions the topic has; 0: it is a log itself."""

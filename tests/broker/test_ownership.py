@@ -11,7 +11,6 @@ from magnetar.errors import (
     InvalidTopicName,
     MessageTooLarge,
     NotOwner,
-    NotSupported,
     TopicNotFound,
 )
 from metadata.store import SessionState
@@ -50,7 +49,7 @@ async def test_names_and_policies_are_checked() -> None:
         node = await made.broker(policies=TopicPolicies(auto_create_topics=False))
         with pytest.raises(InvalidTopicName):
             await node.broker.lookup("a b")
-        with pytest.raises(NotSupported):
+        with pytest.raises(TopicNotFound):
             await node.broker.lookup("non-persistent://public/default/x")
         with pytest.raises(TopicNotFound):
             await node.broker.lookup("orders")

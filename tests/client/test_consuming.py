@@ -15,7 +15,6 @@ from magnetar.errors import (
     InvalidArgument,
     InvalidFrame,
     InvalidTopicName,
-    NotSupported,
     OperationTimeout,
 )
 from magnetar.message_id import MessageId
@@ -214,8 +213,6 @@ async def test_exclusive_and_unsubscribe(client: Client, cluster: MemoryCluster)
 
 
 async def test_what_is_not_there(client: Client) -> None:
-    with pytest.raises(NotSupported):
-        await client.create_producer("non-persistent://a/b/c")
     with pytest.raises(InvalidTopicName):
         await client.create_producer("a/b")
     with pytest.raises(InvalidArgument):

@@ -40,7 +40,7 @@ async def test_publish_over_tls(certificate: Path) -> None:
             producer = await client.create_producer("t")
             await producer.send(b"secret")
         async with Client(
-            f"magnetar+tls://{broker.address}", operation_timeout_seconds=0.3
+            f"magnetar+tls://{broker.address}", operation_timeout_seconds=1.5
         ) as stranger:
             with pytest.raises(ConnectionFailed):
                 await stranger.create_producer("t")
