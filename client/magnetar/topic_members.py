@@ -213,10 +213,10 @@ class TopicMembers(Generic[Link]):
                 raise
             else:
                 self.links[name.full] = link
-                self._share()
                 self.merged.add(link)
 
         results = await asyncio.gather(*map(open_one, names), return_exceptions=True)
+        self._share()
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -249,7 +249,9 @@ class TopicMembers(Generic[Link]):
         error = of_topic(error, link.topic)
         if isinstance(self._choice, TopicPattern):
             return None if isinstance(error, TopicNotFound) else error
-        if self._ended.issuperset(name.full for name in expanded(self._partitions)):
+        if not self.links and self._ended.issuperset(
+            name.full for name in expanded(self._partitions)
+        ):
             # Nothing is left, and nothing can come: this is what ended it all.
             self._stop_following()
             self.merged.finish(error)
