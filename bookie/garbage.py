@@ -124,6 +124,7 @@ class GarbageCollector:
         deleted = 0
         try:
             for ledgers in lists:
+                await asyncio.sleep(0)  # metadata in this process answer without a pause
                 listed = await self._listed_beside(ledgers[0])
                 suspects = [ledger_id for ledger_id in ledgers if ledger_id not in listed]
                 for start in range(0, len(suspects), DELETED_AT_ONCE):

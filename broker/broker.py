@@ -44,6 +44,7 @@ from broker.topic_deletion import TopicDeletion
 from broker.topic_lifecycle import TopicLifecycle
 from broker.topic_log import TopicLog
 from broker.topic_registry import TopicRegistry
+from broker.topic_rounds import TopicRounds
 from broker.topic_watches import TopicWatches
 from ledger.driver import LedgerStore
 from ledger.managed_log import LogPolicy, ManagedLog
@@ -143,6 +144,10 @@ class Broker:
         self.lifecycle = TopicLifecycle(
             self.catalog, self.registry, self._deletion, self._topic
         )
+        self.rounds = TopicRounds(
+            store, resolver, self.registry, self.ownership, self.directory, settings.broker_id,
+            self.existing_topic, self._deletion.finish, clock, settings.limits,
+        )
         self._held_back: dict[str, Owner] = {}
         self._watches: dict[str, Cancel] = {}
         self._cancels: list[Cancel] = []
@@ -180,6 +185,7 @@ class Broker:
         self._tasks = [
             loop.create_task(self._maintain_forever(), name="maintenance"),
             loop.create_task(self._reopen_gate_forever(), name="gate"),
+            loop.create_task(self.rounds.run(), name="rounds over unused topics"),
         ]
 
     async def stop(self) -> None:

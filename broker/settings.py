@@ -82,6 +82,11 @@ class BrokerLimits:
     """A namespace that is watched is read again after so long, changed or not."""
     idle_unload_s: float = 300.0
     maintenance_interval_s: float = 10.0
+    topic_round_interval_s: float = 300.0
+    """Pause between two rounds over the topics that nobody uses, to see what is due there."""
+    topic_round_reads_a_second: float = 50.0
+    topic_round_visits_a_second: float = 5.0
+    """Topics loaded in such a round."""
     probe_timeout_s: float = 0.3
     takeovers_a_second: float = 200.0
     """Probe-based takeovers a broker may do; what is above waits for the owner's session."""

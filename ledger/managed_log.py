@@ -226,6 +226,7 @@ class ManagedLog(LogPositions):
         await self.schedule.close()
         await self._chain.close()
         await self.state.close()
+        await self._owned.drop_deleted()
         self._owned.fence("it was closed by its owner")
 
     def abandon(self, reason: str) -> None:

@@ -93,6 +93,13 @@ class OwnedTopic:
             return True
         return ledger_id in record.every_ledger
 
+    async def drop_deleted(self) -> None:
+        """Name doomed ledgers no more that are gone. Raises LedgerFenced."""
+        if self.deleted:
+            await self.update(lambda record: replace(record, doomed_ledgers=tuple(
+                one for one in record.doomed_ledgers if one not in self.deleted
+            )))
+
     async def update(self, change: Callable[[TopicRecord], TopicRecord]) -> TopicRecord:
         """Apply a pure change to the record; one at a time, in the order of the calls.
 

@@ -1,0 +1,154 @@
+"""Visits topics that nobody uses and something is to be done for.
+
+A topic without users is unloaded, or lost its broker, and nobody loads it again; yet its retention
+and its messages' time to live go on, and what its last owner began may have to be finished. So
+each broker walks through its share of all topics, slowly, and loads those that are due; maintenance
+then does the rest, and unloads them again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from broker.ownership import Ownership, preferred
+from broker.settings import BrokerLimits
+from broker.topic_registry import TopicRegistry
+from magnetar.errors import InvalidArgument, MagnetarError
+from magnetar.runtime.clock import Clock
+from magnetar.topic import TopicName
+from metadata.brokers import BrokerDirectory
+from metadata.store import MetadataStore
+from metadata.tenants import NamespaceRepository, TenantRepository
+from metadata.topics import NO_LEDGER_ID, TopicRecord, TopicRepository
+from tenants.policies import UNLIMITED, BacklogQuotaPolicy, TopicPolicies
+from tenants.resolver import PolicyResolver
+
+VISIT_AGAIN_MS = 24 * 3_600_000
+"""A topic of which a visit could free nothing is visited again after so long at the latest."""
+MINUTE_MS = 60_000
+RELEASED = ""
+"""As an owner's incarnation: nobody's."""
+
+_log = logging.getLogger(__name__)
+
+Visit = Callable[[str], Awaitable[object]]
+"""Loads a topic of that full name here, or finishes its deletion."""
+
+
+class TopicRounds:
+    """Of one broker."""
+
+    def __init__(
+        self, store: MetadataStore, resolver: PolicyResolver,
+        registry: TopicRegistry, ownership: Ownership, directory: BrokerDirectory,
+        broker_id: str, open_topic: Visit, finish_deletion: Visit, clock: Clock,
+        limits: BrokerLimits,
+    ) -> None:
+        self._tenants = TenantRepository(store)
+        self._namespaces = NamespaceRepository(store)
+        self._topics = TopicRepository(store)
+        self._resolver = resolver
+        self._registry = registry
+        self._ownership = ownership
+        self._directory = directory
+        self._broker_id = broker_id
+        self._open_topic = open_topic
+        self._finish_deletion = finish_deletion
+        self._clock = clock
+        self._limits = limits
+        self._visited: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self.visits = 0
+        """Topics loaded for their maintenance alone."""
+
+    async def run(self) -> None:
+        """Walk for ever."""
+        while True:
+            await self._clock.sleep(self._limits.topic_round_interval_s)
+            try:
+                await self.walk()
+            except MagnetarError as error:
+                _log.info("the round over unused topics is put off: %s", error)
+            except Exception:
+                _log.exception("the round over unused topics failed")
+
+    async def walk(self) -> None:
+        """One round. Raises what the metadata store raises."""
+        async for name in self._mine():
+            await self._clock.sleep(1 / self._limits.topic_round_reads_a_second)
+            try:
+                record, _ = await self._topics.get(name.full)
+            except InvalidArgument:
+                continue  # partitioned: its partitions come by themselves
+            except MagnetarError as error:
+                _log.info("%s is not looked at in this round: %s", name, error)
+                continue
+            try:
+                if await self._is_due(name, record):
+                    await self._visit(name, record)
+            except MagnetarError as error:
+                _log.info("%s is not visited in this round: %s", name, error)
+
+    async def _mine(self) -> AsyncIterator[TopicName]:
+        """This broker's share of all topics that it has not loaded."""
+        for tenant in await self._tenants.list():
+            for namespace in await self._namespaces.list(tenant):
+                for full in await self._topics.list(tenant, namespace):
+                    chosen = preferred(full, self._directory.all())
+                    mine = chosen is not None and chosen.broker_id == self._broker_id
+                    if mine and self._registry.get(full) is None:
+                        yield TopicName.parse(full)
+
+    async def _is_due(self, name: TopicName, record: TopicRecord) -> bool:
+        owner = record.owner
+        if owner is not None and owner.incarnation != RELEASED:
+            alive = await self._ownership.owner_alive(owner)
+            if alive is not None:
+                # What it does not delete although it could, we are to finish ourselves.
+                return record.deleting and alive.broker_id == self._broker_id
+            if record.every_ledger:
+                return True  # it died with the topic, and may have left work
+        if record.deleting or record.doomed_ledgers:
+            return True
+        if not record.ledgers:
+            return False
+        dues_ms = dues_ms_of(record, await self._resolver.resolve(name))
+        now_ms = self._clock.wall_ms()
+        oldest, visited_ms = self._visited.get(name.full, (NO_LEDGER_ID, 0))
+        if oldest != record.ledgers[0].ledger_id or now_ms - visited_ms >= VISIT_AGAIN_MS:
+            visited_ms = 0
+        return any(visited_ms < due_ms <= now_ms for due_ms in dues_ms)
+
+    async def _visit(self, name: TopicName, record: TopicRecord) -> None:
+        oldest = record.ledgers[0].ledger_id if record.ledgers else NO_LEDGER_ID
+        self._visited[name.full] = (oldest, self._clock.wall_ms())
+        self._visited.move_to_end(name.full)
+        while len(self._visited) > self._limits.topics:
+            self._visited.popitem(last=False)
+        self.visits += 1
+        await (self._finish_deletion if record.deleting else self._open_topic)(name.full)
+        await self._clock.sleep(1 / self._limits.topic_round_visits_a_second)
+
+
+def dues_ms_of(record: TopicRecord, policies: TopicPolicies) -> list[int]:
+    """When a visit may free something of a topic without users; none: nothing ever.
+
+    What it had consumed, and need not keep, it gave up before it was unloaded; so this is about
+    time, and about policies that were changed since.
+    """
+    oldest = record.ledgers[0]
+    since_ms = oldest.last_append_ms or oldest.closed_ms
+    dues_ms = []
+    if policies.retention_minutes != UNLIMITED:
+        dues_ms.append(since_ms + policies.retention_minutes * MINUTE_MS)
+    elif policies.retention_bytes != UNLIMITED:
+        dues_ms.append(since_ms)
+    if policies.message_ttl_ms:
+        dues_ms.append(since_ms + policies.message_ttl_ms)
+    if policies.backlog_quota_policy is BacklogQuotaPolicy.EVICT_OLDEST:
+        if policies.backlog_quota_age_ms != UNLIMITED:
+            dues_ms.append(since_ms + policies.backlog_quota_age_ms)
+        if policies.backlog_quota_bytes != UNLIMITED:
+            dues_ms.append(since_ms)
+    return dues_ms
