@@ -24,16 +24,17 @@ class Handling:
     """See Client."""
 
     def on(
-        self, topics: Topics, subscription: str, *,
+        self, topics: Topics | None, subscription: str, *,
         consumer_type: ConsumerType = ConsumerType.Shared, concurrency: int = 1,
         stop_timeout_s: float = STOP_TIMEOUT_S, **options: Any,
     ) -> Callable[[Function], Function]:
         """Bind an `async def handler(message)` to a subscription; `run` serves it.
 
         A handler that returns acknowledges its message; one that raises gives it back, with the
-        text of the exception as the reason: `redelivery_backoff`, `dead_letter_policy` and all
-        else that `subscribe` takes are taken here too. Up to `concurrency` messages are handled
-        at a time; unless the subscription is shared, those of a key one after the other.
+        text of the exception as the reason. All that `subscribe` takes is taken here too, such
+        as `redelivery_backoff`, `dead_letter_policy`, or a `pattern` with None for `topics`. Up
+        to `concurrency` messages are handled at a time; unless the subscription is shared, those
+        of a key one after the other.
 
         When it is stopped, handlers may go on for `stop_timeout_s`, then they are cancelled;
         what was not handled goes to others, or comes again after the next start.

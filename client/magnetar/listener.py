@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from magnetar.consuming import Consumer
-from magnetar.errors import EndOfTopic, InvalidFrame, MagnetarError
+from magnetar.errors import EndOfTopic, MagnetarError
 from magnetar.key_lanes import KeyLanes
 from magnetar.keyed_queue import key_of
 from magnetar.message import Message
@@ -141,8 +141,11 @@ class Listener:
             except EndOfTopic:
                 await self._until_idle()
                 return
-            except InvalidFrame as error:
-                _log.error("%s: a message is left out: %s", self.name, error)
+            except MagnetarError as error:
+                if consumer.closed:
+                    raise
+                # Of one message that is damaged, or of one topic of several: told once.
+                _log.error("%s: something is left out: %s", self.name, error)
                 continue
             except MagnetarError as error:
                 if consumer.closed:

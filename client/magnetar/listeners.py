@@ -28,7 +28,7 @@ class Listeners:
         self._bound: list[Listener] = []
 
     def add(
-        self, topics: Topics, subscription: str, handler: Handler, *,
+        self, topics: Topics | None, subscription: str, handler: Handler, *,
         consumer_type: ConsumerType, concurrency: int, stop_timeout_s: float,
         options: dict[str, Any],
     ) -> Listener:
@@ -47,8 +47,9 @@ class Listeners:
             return await self._subscribe(
                 topics, subscription, consumer_type=consumer_type, **options)
 
+        what = options.get("pattern") if topics is None else topics
         listener = Listener(
-            f"{topics} ({subscription})", subscribe, handler, concurrency=concurrency,
+            f"{what} ({subscription})", subscribe, handler, concurrency=concurrency,
             keeps_order=consumer_type is not ConsumerType.Shared, holds_keys=holds_keys,
             stop_timeout_s=stop_timeout_s)
         self._bound.append(listener)

@@ -182,6 +182,41 @@ def test_produce_and_consume_commands(cluster: MemoryCluster) -> None:
     assert (none.exit_code, none.stdout) == (0, "")
 
 
+def test_the_consume_command_takes_every_type(cluster: MemoryCluster) -> None:
+    runner = CliRunner()
+    runner.invoke(app, ["produce", "t", "-f", "-", "--url", cluster.url], input="a\nb\n")
+
+    def consume(*options: str) -> Any:
+        return runner.invoke(
+            app, ["consume", "t", "-s", options[1], "--wait-ms", "200", "--url", cluster.url,
+                  *options])
+
+    for kind in ("exclusive", "failover", "shared", "key-shared"):
+        done = consume("--type", kind)
+        assert (done.exit_code, sorted(done.stdout.split())) == (0, ["a", "b"]), done.stderr
+    for member in ("one", "two"):
+        done = consume("--type", "broadcast", "--name", member)
+        assert done.stdout == "a\nb\n"
+    dead = consume("--type", "shared", "--shared", "--max-deliveries", "3",
+                   "--dead-letter-topic", "t-dead")
+    assert (dead.exit_code, dead.stdout) == (0, "")
+    subscription = cluster.topic("t").subscriptions["shared"]
+    assert subscription.max_deliveries == 3
+    assert subscription.dead_letter_topic == "persistent://public/default/t-dead"
+    assert consume("--type", "failover", "--shared").exit_code == 2
+    assert consume("--dead-letter-topic", "t-dead").exit_code == 2
+
+
+def test_the_consume_command_ends_with_the_topic(cluster: MemoryCluster) -> None:
+    runner = CliRunner()
+    runner.invoke(app, ["produce", "t", "-f", "-", "--url", cluster.url], input="a\nb\n")
+    cluster.topic("t").terminated = True
+
+    done = runner.invoke(app, ["consume", "t", "-s", "s", "--url", cluster.url])
+
+    assert (done.exit_code, done.stdout) == (0, "a\nb\n")
+
+
 def test_perf_commands(cluster: MemoryCluster) -> None:
     from magnetar.cli import load
     from magnetar.sync import THREAD

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl
 
+if TYPE_CHECKING:
+    from magnetar import ConsumerType, DeadLetterPolicy
+
 MESSAGES_A_CALL = 1000
+
+
+class SubscriptionType(StrEnum):
+    """As the command line has it."""
+
+    EXCLUSIVE = "exclusive"
+    FAILOVER = "failover"
+    SHARED = "shared"
+    KEY_SHARED = "key-shared"
+    BROADCAST = "broadcast"
 
 
 def consume(
@@ -29,7 +43,20 @@ def consume(
     wait_ms: Annotated[
         int, typer.Option(min=0, help="Stop when none came for so long; 0 waits for ever.")
     ] = 0,
-    shared: Annotated[bool, typer.Option(help="Share the subscription with others.")] = False,
+    type: Annotated[
+        SubscriptionType | None,
+        typer.Option(help="Who else may consume from the subscription; exclusive: nobody."),
+    ] = None,
+    shared: Annotated[bool, typer.Option(help="As --type shared.")] = False,
+    name: Annotated[
+        str, typer.Option(help="This consumer's; a broadcast one keeps its position under it.")
+    ] = "",
+    max_deliveries: Annotated[
+        int, typer.Option(min=0, help="Dead-letter what failed so often; 0 is never.")
+    ] = 0,
+    dead_letter_topic: Annotated[
+        str, typer.Option(help="Where to; TOPIC-SUBSCRIPTION-dead when not given.")
+    ] = "",
     latest: Annotated[bool, typer.Option(help="A new subscription begins at the end.")] = False,
     filter: Annotated[
         str, typer.Option(help="Only these, as: price > 100 AND region IN ('eu', 'us').")
@@ -38,8 +65,8 @@ def consume(
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Print messages and acknowledge them once printed; a new subscription begins at the start."""
-    from magnetar import ConsumerType, InitialPosition
-    from magnetar.errors import OperationTimeout
+    from magnetar import InitialPosition
+    from magnetar.errors import EndOfTopic, OperationTimeout
     from magnetar.sync import Client
 
     with (
@@ -48,7 +75,9 @@ def consume(
             topics or None,
             subscription,
             pattern=pattern or None,
-            consumer_type=ConsumerType.Shared if shared else ConsumerType.Exclusive,
+            consumer_type=_consumer_type(type, shared),
+            consumer_name=name,
+            dead_letter_policy=_dead_letter_policy(max_deliveries, dead_letter_topic),
             initial_position=InitialPosition.Latest if latest else InitialPosition.Earliest,
             filter=filter,
             tags=tags,
@@ -59,6 +88,8 @@ def consume(
             most = min(MESSAGES_A_CALL, count - printed) if count else MESSAGES_A_CALL
             try:
                 messages = consumer.receive_many(most, timeout_millis=wait_ms or None)
+            except EndOfTopic:
+                return
             except OperationTimeout:
                 if wait_ms:
                     return
@@ -67,3 +98,21 @@ def consume(
             sys.stdout.buffer.flush()
             consumer.acknowledge_many(messages)
             printed += len(messages)
+
+
+def _consumer_type(given: SubscriptionType | None, shared: bool) -> ConsumerType:
+    from magnetar import ConsumerType
+
+    if given is None:
+        return ConsumerType.Shared if shared else ConsumerType.Exclusive
+    if shared and given is not SubscriptionType.SHARED:
+        raise typer.BadParameter(f"--shared is not --type {given.value}; give one of them")
+    return ConsumerType(given.value.replace("-", "_"))
+
+
+def _dead_letter_policy(max_deliveries: int, topic: str) -> DeadLetterPolicy | None:
+    from magnetar import DeadLetterPolicy
+
+    if topic and not max_deliveries:
+        raise typer.BadParameter("--dead-letter-topic needs --max-deliveries")
+    return DeadLetterPolicy(max_deliveries, topic or None) if max_deliveries else None

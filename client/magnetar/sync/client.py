@@ -87,7 +87,7 @@ class Client:
         return THREAD.run(self._client.redrive(dead_letter_topic, **settings))
 
     def on(
-        self, topics: Topics, subscription: str, *, concurrency: int = 1, **settings: Any
+        self, topics: Topics | None, subscription: str, *, concurrency: int = 1, **settings: Any,
     ) -> Callable[[Function], Function]:
         """See the asynchronous `on`; a plain function runs in one of `concurrency` threads.
 
