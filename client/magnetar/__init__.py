@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ProducerAccessMode,
     )
     from magnetar.errors import MagnetarError
+    from magnetar.interceptors import ConsumerInterceptor, ProducerInterceptor
     from magnetar.message import Message
     from magnetar.message_id import MessageId
     from magnetar.partitioned_producer import PartitionedProducer
@@ -50,6 +51,7 @@ __all__ = [
     "Client",
     "CompressionType",
     "Consumer",
+    "ConsumerInterceptor",
     "ConsumerType",
     "DeadLetterPolicy",
     "HashingScheme",
@@ -62,6 +64,7 @@ __all__ = [
     "PartitionsRoutingMode",
     "Producer",
     "ProducerAccessMode",
+    "ProducerInterceptor",
     "PullConsumer",
     "Reader",
     "RedeliveryBackoff",
@@ -79,6 +82,7 @@ _HOMES = {
     "Client": "client",
     "CompressionType": "enums",
     "Consumer": "consuming",
+    "ConsumerInterceptor": "interceptors",
     "ConsumerType": "enums",
     "DeadLetterPolicy": "dead_letter_policy",
     "HashingScheme": "enums",
@@ -91,6 +95,7 @@ _HOMES = {
     "PartitionsRoutingMode": "enums",
     "Producer": "producer",
     "ProducerAccessMode": "enums",
+    "ProducerInterceptor": "interceptors",
     "PullConsumer": "pull",
     "Reader": "reader",
     "RedeliveryBackoff": "redelivery_backoff",

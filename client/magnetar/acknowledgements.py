@@ -100,7 +100,7 @@ class Acknowledger:
     def add(self, what: Message | MessageId) -> Acknowledgement:
         """Acknowledge one message."""
         group = self._open or self._begin()
-        if type(what) is Message:
+        if isinstance(what, Message):
             indexes = group.entries.get(what.entry)
             if indexes is not None:
                 indexes.append(what.index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Batch:
 
     __slots__ = (
         "already_stored", "count", "created_s", "delayed", "encoded", "first_sequence_id",
-        "options", "outcome", "payloads", "sequence_ids", "size_bytes", "waiter",
+        "observers", "options", "outcome", "payloads", "sequence_ids", "size_bytes", "waiter",
     )
 
     def __init__(
@@ -61,6 +61,8 @@ class Batch:
         self.already_stored = 0
         self.waiter: Any = None
         """The driver's future of the outcome, when somebody waits for it."""
+        self.observers: list[Callable[[], object]] | None = None
+        """Called once the outcome is known; they do not count as somebody who waits."""
 
     @property
     def last_sequence_id(self) -> int:

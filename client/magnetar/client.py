@@ -29,6 +29,19 @@ from magnetar.enums import (
 )
 from magnetar.errors import AlreadyClosed, InvalidArgument, MagnetarError, NotSupported
 from magnetar.handling import Handling
+from magnetar.intercepted_consumer import topic_consumer
+from magnetar.intercepted_producer import (
+    InterceptedPartitionedProducer,
+    InterceptedProducer,
+    observed,
+)
+from magnetar.interceptors import (
+    ConsumerInterceptor,
+    Interceptor,
+    ProducerInterceptor,
+    checked,
+    those_of,
+)
 from magnetar.message_id import MessageId
 from magnetar.multi_topic_consumer import MultiTopicConsumer
 from magnetar.multi_topic_reader import AnyReader, MultiTopicReader, Start, single_start
@@ -69,6 +82,7 @@ class Client(Handling):
         operation_timeout_seconds: float = 30,
         connection_timeout_ms: int = 5000,
         tls_trust_certs_file_path: str | None = None,
+        interceptors: Sequence[Interceptor] = (),
         clock: Clock | None = None,
         random: Random | None = None,
     ) -> None:
@@ -79,6 +93,7 @@ class Client(Handling):
             operation_timeout_seconds, connection_timeout_ms / 1000, tls_trust_certs_file_path)
         self._clock = clock or SystemClock()
         self._connections = Connections(url, self._settings, self._clock, random or Random())
+        self._interceptors = checked(interceptors)
         self._watches = TopicWatches(self._connections)
         self._parts: list[AnyProducer | Consumer | AnyReader | PullConsumer] = []
         self._closing = self._closed = False
@@ -100,6 +115,7 @@ class Client(Handling):
         message_routing_mode: PartitionsRoutingMode = PartitionsRoutingMode.RoundRobinDistribution,
         hashing_scheme: HashingScheme = HashingScheme.Murmur3_32Hash,
         message_router: MessageRouter | None = None,
+        interceptors: Sequence[Interceptor] = (),
     ) -> AnyProducer:
         """A producer. The topic is created where the namespace's policy allows.
 
@@ -114,6 +130,8 @@ class Client(Handling):
         On a partitioned topic a message's key, hashed by `hashing_scheme`, decides its partition,
         `message_routing_mode` that of one without a key; a `message_router` decides of all. With
         `initial_sequence_id` the same messages sent again go where they went.
+
+        Interceptors, those of the client first, see and may change each message.
         """
         name = self._topic(topic)
         if batching_max_allowed_size_in_bytes < 1 or max_pending_bytes < 1:
@@ -124,23 +142,27 @@ class Client(Handling):
             ProducerLimits(), batch_bytes=batching_max_allowed_size_in_bytes,
             queue_bytes=max_pending_bytes, batching=batching_enabled)
 
-        def make(topic: TopicName) -> Producer:
+        def make(topic: TopicName, kind: type[Producer] = Producer) -> Producer:
             core = ProducerCore(
                 self._clock, limits, codec=Codec(compression_type.value),
                 initial_sequence_id=initial_sequence_id, send_timeout_s=send_timeout_millis / 1000)
             core.producer_name = producer_name
-            return Producer(self._connections, topic, core, properties or {}, access_mode)
+            return kind(self._connections, topic, core, properties or {}, access_mode)
 
+        chain = those_of(ProducerInterceptor, self._interceptors, interceptors)
         partitions = await self._partitions(name)
         if not partitions:
-            return await self._opened(make(name))
+            return await self._opened(
+                observed(make(name, InterceptedProducer if chain else Producer), chain))
         routing = Routing(
             message_routing_mode, hashing_scheme, message_router, batching=batching_enabled,
             repeatable=initial_sequence_id is not None,
             one_first=access_mode is not ProducerAccessMode.Shared)
-        return await self._opened(PartitionedProducer(
+        several: type[PartitionedProducer] = (
+            InterceptedPartitionedProducer if chain else PartitionedProducer)
+        return await self._opened(observed(several(
             self._connections, name, partitions, make, self._watches, routing,
-            producer_name=producer_name, max_pending_bytes=max_pending_bytes))
+            producer_name=producer_name, max_pending_bytes=max_pending_bytes), chain))
 
     async def subscribe(
         self,
@@ -161,6 +183,7 @@ class Client(Handling):
         on_active_changed: OnActiveChanged | None = None,
         filter: str = "",
         tags: str = "*",
+        interceptors: Sequence[Interceptor] = (),
     ) -> Consumer:
         """A consumer of a durable subscription, which is made at `initial_position` if new.
 
@@ -187,12 +210,15 @@ class Client(Handling):
         messages are wanted: the broker sends no others, and counts those as acknowledged. All
         consumers of a subscription give the same ones; else ConsumerBusy. InvalidArgument shows
         where a filter cannot be read.
+
+        Interceptors, those of the client first, see each message and what becomes of it.
         """
+        chain = those_of(ConsumerInterceptor, self._interceptors, interceptors)
         return await self._subscribe(chosen_topics(topic, pattern), ConsumerOptions(
             subscription_name, consumer_type, initial_position, consumer_name,
             receiver_queue_size, negative_ack_redelivery_delay_ms, redelivery_backoff,
             unacked_messages_timeout_ms, hold_failed_keys, dead_letter_policy,
-            batch_receive_policy, filter, tags, on_active_changed,
+            batch_receive_policy, filter, tags, on_active_changed, chain,
         ))
 
     async def _subscribe(
@@ -205,7 +231,7 @@ class Client(Handling):
                     "a consumer of several topics takes persistent ones only; subscribe to those"
                     " that are not one by one")
             if len(choice) == 1 and not await self._partitions(choice[0]):
-                return await self._opened(TopicConsumer(self._connections, choice[0], options))
+                return await self._opened(topic_consumer(self._connections, choice[0], options))
         return await self._opened(
             MultiTopicConsumer(self._connections, self._watches, choice, options))
 

@@ -10,6 +10,7 @@ from magnetar.consuming import OnActiveChanged
 from magnetar.dead_letter_policy import DeadLetterPolicy
 from magnetar.enums import ConsumerType, InitialPosition
 from magnetar.errors import InvalidArgument
+from magnetar.interceptors import ConsumerInterceptor
 from magnetar.redelivery_backoff import Backoffs, Delay, RedeliveryBackoff, backoff_of
 from magnetar.topic import TopicName
 from magnetar.wire import broker_pb2 as pb
@@ -45,6 +46,7 @@ class ConsumerOptions:
     filter: str = ""
     tags: str = "*"
     on_active_changed: OnActiveChanged | None = None
+    interceptors: tuple[ConsumerInterceptor, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.subscription_name:

@@ -15,6 +15,7 @@ from magnetar.consumer_options import ConsumerOptions
 from magnetar.consuming import Consumer
 from magnetar.enums import InitialPosition
 from magnetar.errors import InvalidArgument, OperationTimeout
+from magnetar.intercepted_consumer import topic_consumer
 from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.redelivery_backoff import Delay
@@ -59,7 +60,7 @@ class MultiTopicConsumer(Consumer):
         if later:
             # All of its messages came after this subscription began.
             options = replace(options, initial_position=InitialPosition.Earliest)
-        made = TopicConsumer(self._connections, name, options)
+        made = topic_consumer(self._connections, name, options)
         if self._paused:
             made.pause()
         return made

@@ -8,6 +8,7 @@ for a run of them, then to the next, so that partitions fill evenly and batches 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 from magnetar.enums import HashingScheme
@@ -21,7 +22,7 @@ RUN_BYTES: Final = 128 * 1024
 
 
 class OutgoingMessage(NamedTuple):
-    """What a router may look at."""
+    """What `send` was given, as far as a router is told, and all of it for interceptors."""
 
     content: bytes
     properties: Mapping[str, str] | None = None
@@ -29,6 +30,10 @@ class OutgoingMessage(NamedTuple):
     ordering_key: str | None = None
     sequence_id: int | None = None
     tag: str | None = None
+    event_timestamp: int | None = None
+    deliver_at: int | None = None
+    deliver_after: timedelta | float | None = None
+    time_to_live: timedelta | float | None = None
 
 
 MessageRouter = Callable[[OutgoingMessage, int], int]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 
 from magnetar.batch import Batch
 from magnetar.message_id import MessageId
@@ -21,10 +22,14 @@ def settled(batch: Batch) -> asyncio.Future[None]:
 
 
 def announce(batch: Batch) -> None:
-    """Wake whoever waits for the batch."""
+    """Wake whoever waits for the batch, and tell whoever observes it."""
     future: asyncio.Future[None] | None = batch.waiter
     if future is not None and not future.done():
         future.set_result(None)
+    if batch.observers is not None:
+        observers, batch.observers = batch.observers, None
+        for tell in observers:
+            tell()
 
 
 class Ticket:
@@ -46,6 +51,20 @@ class Ticket:
     def collecting(self) -> bool:
         """Whether the message's batch has not left yet."""
         return not self._batch.count and self._batch.outcome is None
+
+    def result(self) -> MessageId | ScheduledId:
+        """What awaiting it gives or raises; only when it is done."""
+        return self._batch.message_id(self._partition, self._index)
+
+    def add_done_callback(self, tell: Callable[[Ticket], object]) -> None:
+        """Call it with this ticket once it is done, at once if it is; it must not raise."""
+        batch = self._batch
+        if batch.outcome is not None:
+            tell(self)
+            return
+        if batch.observers is None:
+            batch.observers = []
+        batch.observers.append(partial(tell, self))
 
     def __await__(self) -> Generator[object, None, MessageId | ScheduledId]:
         if self._batch.outcome is None:
