@@ -108,7 +108,7 @@ async def test_a_shared_producer_waits_out_an_exclusive_one() -> None:
         Client(broker.url) as client, Client(broker.url) as other,
     ):
         shared = await client.create_producer("orders")
-        impatient = await client.create_producer("orders", send_timeout_millis=50)
+        impatient = await client.create_producer("orders", send_timeout_millis=500)
         waiting = asyncio.create_task(other.create_producer("orders", access_mode=WAIT))
         await waiting_in(broker, 1)
         await lose_link(shared)

@@ -12,6 +12,7 @@ from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl
 
 if TYPE_CHECKING:
     from magnetar import ConsumerType, DeadLetterPolicy
+    from magnetar.sync import Consumer
 
 MESSAGES_A_CALL = 1000
 
@@ -66,7 +67,6 @@ def consume(
 ) -> None:
     """Print messages and acknowledge them once printed; a new subscription begins at the start."""
     from magnetar import InitialPosition
-    from magnetar.errors import EndOfTopic, OperationTimeout
     from magnetar.sync import Client
 
     with (
@@ -83,21 +83,27 @@ def consume(
             tags=tags,
         ) as consumer,
     ):
-        printed = 0
-        while count == 0 or printed < count:
-            most = min(MESSAGES_A_CALL, count - printed) if count else MESSAGES_A_CALL
-            try:
-                messages = consumer.receive_many(most, timeout_millis=wait_ms or None)
-            except EndOfTopic:
+        _print(consumer, count, wait_ms)
+
+
+def _print(consumer: Consumer, count: int, wait_ms: int) -> None:
+    from magnetar.errors import EndOfTopic, OperationTimeout
+
+    printed = 0
+    while count == 0 or printed < count:
+        most = min(MESSAGES_A_CALL, count - printed) if count else MESSAGES_A_CALL
+        try:
+            messages = consumer.receive_many(most, timeout_millis=wait_ms or None)
+        except EndOfTopic:
+            return
+        except OperationTimeout:
+            if wait_ms:
                 return
-            except OperationTimeout:
-                if wait_ms:
-                    return
-                raise
-            sys.stdout.buffer.write(b"".join([message.data + b"\n" for message in messages]))
-            sys.stdout.buffer.flush()
-            consumer.acknowledge_many(messages)
-            printed += len(messages)
+            raise
+        sys.stdout.buffer.write(b"".join([message.data + b"\n" for message in messages]))
+        sys.stdout.buffer.flush()
+        consumer.acknowledge_many(messages)
+        printed += len(messages)
 
 
 def _consumer_type(given: SubscriptionType | None, shared: bool) -> ConsumerType:
