@@ -147,12 +147,6 @@ class Listener:
                 # Of one message that is damaged, or of one topic of several: told once.
                 _log.error("%s: something is left out: %s", self.name, error)
                 continue
-            except MagnetarError as error:
-                if consumer.closed:
-                    raise
-                # One of several topics; the others go on.
-                _log.error("%s goes on without a topic: %s", self.name, error)
-                continue
             for message in messages:
                 self._lanes.add(message)
             self._begin()
