@@ -205,6 +205,7 @@ class Connections:
     async def partitions_of(self, topic: str, deadline_s: float) -> int:
         """How many partitions the topic has; 0: it is not partitioned. Raises as `open_stream`."""
         backoff = Backoff(self.random)
+        before: MagnetarError | None = None
         while True:
             try:
                 async with asyncio.timeout(self._attempt_s(deadline_s)):
@@ -212,8 +213,12 @@ class Connections:
             except TimeoutError:
                 failure: MagnetarError = OperationTimeout(
                     f"no answer from {', '.join(self._url.addresses)}")
+                left_s = self._left_s(deadline_s)
+                if before is not None and left_s is not None and left_s < 0.01:
+                    failure = before  # the deadline cut this attempt short: that one says more
             except RETRYABLE as error:
                 failure = error
+            before = failure
             wait_s = backoff.next_s()
             left_s = self._left_s(deadline_s)
             if self._closed or (left_s is not None and left_s <= wait_s):
