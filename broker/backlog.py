@@ -43,8 +43,6 @@ async def _give_up_below(subscription: Subscription, end: int) -> int:
     before = subscription.backlog_messages
     subscription.pass_trimmed(end)
     given_up = before - subscription.backlog_messages
-    subscription.dispatcher.acknowledged_below(subscription.cursor.floor)
-    subscription.dispatcher.schedule()
     await subscription.flushed()
     return given_up
 

@@ -25,6 +25,7 @@ from broker.conversation import (
     NotServing,
     OnDeliveries,
     OnEnded,
+    OnEvent,
     OnReceipts,
     OpenConsumer,
 )
@@ -406,11 +407,11 @@ class Broker:
 
     async def open_consumer(
         self, request: OpenConsumer, deliver: OnDeliveries, ended: OnEnded,
-        backlog_bytes: Callable[[], int] = lambda: 0,
+        backlog_bytes: Callable[[], int] = lambda: 0, on_event: OnEvent = lambda _event: None,
     ) -> ConsumerSession:
         """See Topic.open_consumer. Raises NotOwner when another broker serves the topic."""
         opened = await self._topic(request.topic)
-        return await opened.open_consumer(request, deliver, ended, backlog_bytes)
+        return await opened.open_consumer(request, deliver, ended, backlog_bytes, on_event)
 
     def _refuse_unless_serving(self) -> None:
         if not self.serving:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from broker.conversation import (
+    ConsumerEvent,
     Delivery,
     InitialPosition,
     MessagePosition,
     OnDeliveries,
     OnEnded,
+    OnEvent,
 )
 from magnetar.errors import AlreadyClosed, MagnetarError
 
@@ -29,19 +31,21 @@ class ConsumerSession:
     """
 
     __slots__ = (
-        "_deliver", "_ended", "_frame_bytes", "_outgoing", "_outgoing_bytes", "_subscription",
-        "backlog_bytes", "closed", "consumer_id", "delivered_messages", "exact", "name", "permits",
+        "_deliver", "_ended", "_frame_bytes", "_on_event", "_outgoing", "_outgoing_bytes",
+        "_subscription", "backlog_bytes", "closed", "consumer_id", "delivered_messages", "exact",
+        "held", "name", "parked", "permits", "told_end", "unacknowledged",
     )
 
     def __init__(
         self, subscription: Subscription, consumer_id: int, name: str, deliver: OnDeliveries,
-        ended: OnEnded, backlog_bytes: Callable[[], int], frame_bytes: int,
+        ended: OnEnded, backlog_bytes: Callable[[], int], on_event: OnEvent, frame_bytes: int,
     ) -> None:
         self._subscription = subscription
         self.consumer_id = consumer_id
         self.name = name
         self._deliver = deliver
         self._ended = ended
+        self._on_event = on_event
         self.backlog_bytes = backlog_bytes
         self._frame_bytes = frame_bytes
         self._outgoing: list[Delivery] = []
@@ -50,6 +54,13 @@ class ConsumerSession:
         self.exact = False
         """Gets no message beyond its permits: batches are cut for it."""
         self.delivered_messages = 0
+        self.unacknowledged = 0
+        """Messages it has and nobody has acknowledged. Kept by `broker.dispatch.flights`, as is
+        `held`: the entries they are of."""
+        self.held: dict[tuple[int, int], None] = {}
+        self.parked = False
+        """It lost its turn for having no room; kept by `broker.dispatch.choice`."""
+        self.told_end = False
         self.closed = False
 
     @property
@@ -74,12 +85,12 @@ class ConsumerSession:
         """So many messages more may be sent."""
         if not self.closed:
             self.permits += messages
-            self._subscription.dispatcher.schedule()
+            self._subscription.dispatcher.offer(self)
 
     def resume(self) -> None:
         """The stream has sent what it was given."""
         if not self.closed:
-            self._subscription.dispatcher.schedule()
+            self._subscription.dispatcher.offer(self)
 
     def acknowledge(
         self, individual: Sequence[MessagePosition], cumulative: MessagePosition | None,
@@ -91,15 +102,23 @@ class ConsumerSession:
             return
         self._subscription.acknowledge(individual, cumulative, on_done)
 
+    def negative(
+        self, positions: Sequence[MessagePosition], delay_ms: int = 0, reason: str = "", *,
+        counted: bool = True,
+    ) -> None:
+        """Deliver these again, here or elsewhere, so much later. `counted`: as a failure, for
+        this reason; else they were not used, and come again in their old place."""
+        if positions and not self.closed:
+            self._subscription.negative(
+                self, positions, delay_ms=delay_ms, reason=reason, counted=counted)
+
     def redeliver(self, positions: Sequence[MessagePosition]) -> None:
         """Deliver these again, here or elsewhere, counting it."""
-        if not self.closed:
-            self._subscription.redeliver(self, positions)
+        self.negative(positions)
 
     def give_back(self, positions: Sequence[MessagePosition]) -> None:
         """These were not used: they go to whoever is next, no delivery more, in their old place."""
-        if positions and not self.closed:
-            self._subscription.redeliver(self, positions, counted=False)
+        self.negative(positions, counted=False)
 
     async def seek(
         self, position: MessagePosition | None = None,
@@ -128,6 +147,12 @@ class ConsumerSession:
         if self._outgoing:
             outgoing, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
             self._deliver(outgoing)
+
+    def tell(self, event: ConsumerEvent) -> None:
+        """Something other than messages, behind those that were handed out before."""
+        if not self.closed:
+            self.flush()
+            self._on_event(event)
 
     def close(self) -> None:
         """The client left: what it has not acknowledged goes to others, or to its next session."""

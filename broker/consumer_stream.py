@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 
 from broker.broker import Broker
 from broker.consumer_session import ConsumerSession
-from broker.conversation import Delivery, InitialPosition
+from broker.conversation import ConsumerEvent, Delivery, InitialPosition
 from broker.stream_codec import (
     consume_request,
     deliveries_frame,
     done_frame,
     error_of,
+    event_frame,
     last_message_frame,
     open_consumer_of,
     position_of,
@@ -33,6 +34,8 @@ class ConsumerStream:
         low_bytes = broker.settings.limits.consumer_backlog_bytes // 2
         self._writer = StreamWriter(context, self._drained, low_bytes)
         self._session: ConsumerSession | None = None
+        self._early: list[ConsumerEvent] = []
+        """What happened before the client knew that its consumer is open."""
 
     async def run(self, opening: pb.OpenConsumer, frames: AsyncIterator[bytes]) -> None:
         """Serve until the stream ends."""
@@ -54,12 +57,14 @@ class ConsumerStream:
         try:
             self._session = session = await self._broker.open_consumer(
                 open_consumer_of(opening), self._deliver, self._end,
-                lambda: self._writer.pending_bytes,
+                lambda: self._writer.pending_bytes, self._event,
             )
             opened = pb.ConsumerOpened(
                 consumer_id=session.consumer_id, topic=session.topic, consumer_name=session.name
             )
             self._writer.put(pb.ConsumeReply(opened=opened).SerializeToString())
+            for event in self._early:
+                self._writer.put(event_frame(event))
             async for frame in frames:
                 if not await self._take(session, consume_request(frame)):
                     self._writer.finish(pb.ConsumeReply(closed=True).SerializeToString())
@@ -80,8 +85,11 @@ class ConsumerStream:
             self._acknowledge(session, asked)
         if request.redeliver:
             session.redeliver(positions_of(request.redeliver))
-        for negative in () if request.close else request.negative:
-            self._give_back(session, negative)
+        for negative in request.negative:
+            session.negative(
+                positions_of(negative.positions), negative.delay_ms, negative.reason,
+                counted=not negative.uncounted,
+            )
         if request.HasField("seek"):
             await self._seek(session, request.seek)
         if request.last_message_id_request:
@@ -102,14 +110,6 @@ class ConsumerStream:
             self._writer.put(done_frame(request_id, error))
 
         session.acknowledge(positions_of(asked.individual), cumulative, done)
-
-    def _give_back(self, session: ConsumerSession, negative: pb.NegativeAcknowledge) -> None:
-        positions = positions_of(negative.positions)
-        if negative.delay_ms:
-            asyncio.get_running_loop().call_later(
-                negative.delay_ms / 1000, session.redeliver, positions)
-        else:
-            session.redeliver(positions)
 
     async def _seek(self, session: ConsumerSession, seek: pb.Seek) -> None:
         try:
@@ -132,6 +132,12 @@ class ConsumerStream:
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         self._writer.put(deliveries_frame(deliveries))
+
+    def _event(self, event: ConsumerEvent) -> None:
+        if self._session is None:
+            self._early.append(event)
+        else:
+            self._writer.put(event_frame(event))
 
     def _drained(self) -> None:
         if self._session is not None:

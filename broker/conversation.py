@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import NamedTuple
 
 from broker.selector import MessageFilter
@@ -21,6 +21,22 @@ class ChecksumMismatch(InvalidFrame):
 
 class NotServing(ConnectionFailed):
     """This broker is joining or leaving the cluster, or has no session: ask another one."""
+
+
+class HoldFailedKeys(IntEnum):
+    """Whether later messages of a key wait for one that failed."""
+
+    DEFAULT = 0
+    HOLD = 1
+    PASS = 2
+
+
+class ConsumerEvent(Enum):
+    """What a consumer is told beside its messages."""
+
+    BECAME_ACTIVE = "it is the one that is served"
+    STANDS_BY = "another one is served"
+    END_OF_TOPIC = "the topic is terminated, and everything was delivered"
 
 
 class InitialPosition(IntEnum):
@@ -124,6 +140,11 @@ class OpenConsumer:
     filter: MessageFilter | None = None
     start_time_ms: int = 0
     """A new subscription begins with the first message stored then or later; 0 does not count."""
+    hold_failed_keys: HoldFailedKeys = HoldFailedKeys.DEFAULT
+    max_deliveries: int = 0
+    """After so many a message goes to the dead-letter topic; 0: never."""
+    dead_letter_topic: str = ""
+    """Empty: the default one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +165,8 @@ OnReceipts = Callable[[list[Receipt]], None]
 
 OnDeliveries = Callable[[list[Delivery]], None]
 """Takes the deliveries of one frame."""
+
+OnEvent = Callable[[ConsumerEvent], None]
 
 OnEnded = Callable[[MagnetarError], None]
 """The broker ends the session; called at most once, and never after the client's own close."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from broker.cursor import full_mask
 from broker.stored_entry import StoredEntry
-from magnetar.entry import EntryView, indexes_of, parse_prefix, select
+from magnetar.entry import Codec, EntryView, indexes_of, parse_header, parse_prefix, select
 from magnetar.errors import InvalidFrame, NotSupported
 
 _log = logging.getLogger(__name__)
@@ -19,6 +19,27 @@ class Cut(NamedTuple):
     body: bytes
     skip: bytes
     picked: bytes
+
+
+CUT_MESSAGE_COST_BYTES = 1_000
+"""What taking a message out of its entry costs beside its bytes, as bytes that would cost as much
+to send."""
+WHOLE_BYTES = 4_096
+"""An entry is sent whole rather than cut to save fewer bytes than this."""
+
+
+def cutting_cost_bytes(entry: StoredEntry, messages: int) -> int:
+    """What cutting an entry to so many messages costs."""
+    header = parse_header(parse_prefix(entry.body)[1])
+    decompressed = 0 if header.codec is Codec.NONE else header.uncompressed_bytes
+    return decompressed + messages * CUT_MESSAGE_COST_BYTES
+
+
+def cutting_pays(entry: StoredEntry, mask: int) -> bool:
+    """Whether sending only these messages is cheaper than sending the whole entry."""
+    size, messages = len(entry.body), mask.bit_count()
+    saved = size - size * messages // entry.count
+    return saved > WHOLE_BYTES and saved > cutting_cost_bytes(entry, messages)
 
 
 def bitmap(bits: int, count: int) -> bytes:

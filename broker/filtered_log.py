@@ -15,7 +15,7 @@ from broker.log_reader import LogReader
 from broker.selector import MessageFilter
 from broker.stored_entry import StoredEntry
 from ledger.position import Position
-from magnetar.entry import EntryView, parse_header, parse_prefix
+from magnetar.entry import EntryView, parse_prefix
 from magnetar.errors import InvalidFrame
 
 TURN_STEPS = 5_000
@@ -24,8 +24,6 @@ properties, and costs about 1 µs on a busy core."""
 PROPERTY_BYTES_A_STEP = 16
 ENTRY_COST_BYTES = 100
 """What handing out an entry costs beside its bytes."""
-CUT_MESSAGE_COST_BYTES = 1_000
-"""What taking a message out of its entry costs beside its bytes: some 15 µs."""
 
 
 class FilterHost(Protocol):
@@ -70,18 +68,14 @@ class FilteredLog:
         self._forget()
         self._reader.close()
 
+    @property
+    def at_end(self) -> bool:
+        """Everything stored was handed out."""
+        return self._entry is None and self._reader.at_end
+
     def begin_turn(self) -> None:
         """So much may be looked at before others run."""
         self._steps = TURN_STEPS
-
-    def cost_of(self, entry: StoredEntry, mask: int) -> int:
-        """What handing out these messages costs, as bytes that would cost as much."""
-        cost = len(entry.body) + ENTRY_COST_BYTES
-        if self.filter is None or mask == full_mask(entry.count):
-            return cost
-        _, batch = parse_prefix(entry.body)
-        decompressed = parse_header(batch).uncompressed_bytes
-        return cost + decompressed + mask.bit_count() * CUT_MESSAGE_COST_BYTES
 
     def next(self) -> StoredEntry | None:
         """The next entry of which something is wanted, or None; see LogReader.next."""

@@ -39,6 +39,13 @@ class LogReader:
         self.close()
         self._ledger_id, self._entry_id = after.ledger_id, after.entry_id
 
+    @property
+    def at_end(self) -> bool:
+        """Everything stored was handed out."""
+        last = self._log.last_position
+        return not self._buffer and (self._ledger_id, self._entry_id) >= (
+            last.ledger_id, last.entry_id)
+
     def close(self) -> None:
         """Stop reading and drop what was read ahead."""
         if self._task is not None:

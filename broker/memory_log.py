@@ -34,6 +34,7 @@ class MemoryState:
     """Remembers nothing: the topic's state lives as long as the topic."""
 
     size_bytes = 0
+    blocked_reason: str | None = None
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log

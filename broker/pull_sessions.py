@@ -101,7 +101,7 @@ class PullHost(Protocol):
         backlog_bytes: Callable[[], int] = lambda: 0,
     ) -> ConsumerSession: ...
 
-    def subscription_named(self, name: str) -> Subscription | None: ...
+    def subscription_named(self, name: str, member: str = "") -> Subscription | None: ...
 
 
 Name = tuple[str, str]  # subscription, consumer
@@ -165,7 +165,7 @@ class PullSessions:
         """Returns once the acknowledgements are durable; raises SubscriptionNotFound,
         InvalidArgument, or what prevents it. Works without a session as well."""
         self._host.refuse_if_closing()
-        subscription = self._host.subscription_named(told.subscription)
+        subscription = self._host.subscription_named(told.subscription, told.consumer_name)
         if subscription is None:
             raise SubscriptionNotFound(
                 f"{self._host.name} has no subscription {told.subscription!r}")

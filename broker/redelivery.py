@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
+
 from broker.state_records import RedeliveryCount
+
+SPARE_ORDINALS = 64
+"""Forgotten ones are taken out of the heap when it holds so many more than half of them."""
 
 
 class RedeliveryCounts:
     """Counts by the first ordinal of an entry; gone once the entry is acknowledged."""
 
-    __slots__ = ("_changes", "_counts", "_recorded")
+    __slots__ = ("_changes", "_counts", "_order", "_recorded")
 
     def __init__(self, recorded: bool = True) -> None:
         """`recorded` False: nobody asks for the changes, so they are not kept."""
         self._recorded = recorded
         self._counts: dict[int, list[tuple[int, int]]] = {}
         self._changes: list[RedeliveryCount] = []
+        self._order: list[int] = []
+        """A heap of the ordinals counted, and of some forgotten ones."""
+
+    def __contains__(self, first_ordinal: int) -> bool:
+        return first_ordinal in self._counts
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -33,10 +43,12 @@ class RedeliveryCounts:
             if (left := mask & ~counted.mask)
         ]
         parts.append((counted.mask, counted.count))
+        if counted.first_ordinal not in self._counts:
+            self._note(counted.first_ordinal)
         self._counts[counted.first_ordinal] = parts
 
     def split(self, first_ordinal: int, mask: int) -> list[tuple[int, int]]:
-        """`mask` (not 0) in parts of equal counts: (mask, count)."""
+        """`mask` (not 0) in parts of equal counts, by their first messages: (mask, count)."""
         counts = self._counts.get(first_ordinal)
         if counts is None:
             return [(mask, 0)]
@@ -46,8 +58,8 @@ class RedeliveryCounts:
                 parts.append((mask & counted, count))
                 mask &= ~counted
         if mask:
-            parts.insert(0, (mask, 0))
-        return parts
+            parts.append((mask, 0))
+        return sorted(parts, key=_first_message)
 
     def forget(self, first_ordinal: int) -> None:
         """The entry is acknowledged."""
@@ -55,16 +67,25 @@ class RedeliveryCounts:
 
     def forget_below(self, floor: int) -> None:
         """Everything below is acknowledged."""
-        if self._counts:
-            for ordinal in [
-                ordinal for ordinal, parts in self._counts.items()
-                if ordinal + max(mask.bit_length() for mask, _ in parts) <= floor
-            ]:
-                del self._counts[ordinal]
+        order = self._order
+        while order and order[0] < floor:
+            parts = self._counts.get(order[0])
+            if parts is not None:
+                if order[0] + max(mask.bit_length() for mask, _ in parts) > floor:
+                    return
+                del self._counts[order[0]]
+            heappop(order)
+
+    def _note(self, first_ordinal: int) -> None:
+        heappush(self._order, first_ordinal)
+        if len(self._order) > 2 * len(self._counts) + SPARE_ORDINALS:
+            self._order = [first_ordinal, *self._counts]
+            heapify(self._order)
 
     def clear(self) -> None:
         self._counts.clear()
         self._changes.clear()
+        self._order.clear()
 
     def take_changes(self) -> tuple[RedeliveryCount, ...]:
         """What was set since the last call."""
@@ -77,3 +98,7 @@ class RedeliveryCounts:
             for ordinal, parts in self._counts.items()
             for mask, count in parts
         )
+
+
+def _first_message(part: tuple[int, int]) -> int:
+    return part[0] & -part[0]

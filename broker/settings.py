@@ -28,8 +28,20 @@ class BrokerLimits:
     consumer_backlog_bytes: int = 1 * MIB
     """Bytes handed to a consumer's stream and not yet taken by it, before dispatch waits."""
     in_flight_entries: int = 100_000
-    """Delivered, unacknowledged entries a subscription tracks. At the limit a shared one waits
-    for acknowledgements; an exclusive one goes on and starts over from its cursor on reconnect."""
+    """Entries a subscription tracks of which something is delivered and not acknowledged, or
+    waits. At the limit nothing new is delivered; an exclusive one without a bound in messages
+    goes on, and starts over from its cursor on reconnect."""
+    look_ahead_messages: int = 50_000
+    """Messages a subscription sets aside because their key or consumer cannot take them, while
+    those of other keys pass them."""
+    failover_drain_s: float = 10.0
+    """How long a new active consumer of a failover subscription waits for what the former one
+    has, before that is taken back."""
+    idle_owner_s: float = 2.0
+    """How long a key stays with a key_shared consumer that takes nothing while nothing at all is
+    out; then others get its messages."""
+    state_stall_s: float = 10.0
+    """Acknowledgements that cannot be made durable for so long stop dispatch."""
     acknowledge_positions: int = 100_000
     """Positions in one acknowledgement or redelivery request."""
     remembered_batches: int = 1_024

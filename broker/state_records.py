@@ -73,6 +73,18 @@ class FilterSet:
 
 
 @dataclass(frozen=True, slots=True)
+class OptionsSet:
+    """How failed messages are treated from now on. `hold_failed_keys` 0: as the type of the
+    subscription does, 1: later ones of their keys wait, 2: those pass. `max_deliveries` 0: no
+    bound. An empty `dead_letter_topic`: the default one."""
+
+    name: str
+    hold_failed_keys: int
+    max_deliveries: int
+    dead_letter_topic: str
+
+
+@dataclass(frozen=True, slots=True)
 class RedeliveryCount:
     """Messages of the entry beginning at `first_ordinal` (`mask`) went out `count` times again."""
 
@@ -204,7 +216,8 @@ class LogLength:
 
 StateRecord = (
     SubscriptionCreated | SubscriptionDeleted | Acknowledged | CursorReset | Redelivered
-    | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet | ForwardPlanned
+    | SourcesAdvanced | SourcesForgotten | Checkpoint | FilterSet | OptionsSet
+    | ForwardPlanned
     | ScheduleProgress | ScheduleSourcesAdvanced | TopicEpoch | LogLength
 )
 
@@ -219,6 +232,7 @@ class _Kind(IntEnum):
     SOURCES_FORGOTTEN = 7
     CHECKPOINT = 8
     FILTER_SET = 16
+    OPTIONS_SET = 17
     FORWARD_PLANNED = 22
     SCHEDULE_PROGRESS = 24
     SCHEDULE_SOURCES_ADVANCED = 25
@@ -328,14 +342,14 @@ def encode(record: StateRecord) -> bytes:
             out = _Writer(_Kind.FILTER_SET)
             for text in (record.name, record.tags, record.expression):
                 out.text(text)
-        case Redelivered():
-            out = _Writer(_Kind.REDELIVERED)
+        case OptionsSet():
+            out = _Writer(_Kind.OPTIONS_SET)
             out.text(record.name)
-            out.number(len(record.counts))
-            for count in record.counts:
-                out.number(count.first_ordinal)
-                out.bitmap(count.mask)
-                out.number(count.count)
+            out.number(record.hold_failed_keys)
+            out.number(record.max_deliveries)
+            out.text(record.dead_letter_topic)
+        case Redelivered():
+            out = _write_redelivered(record)
         case ForwardPlanned():
             out = _write_planned(record)
         case SourcesAdvanced():
@@ -369,6 +383,17 @@ def encode(record: StateRecord) -> bytes:
             out.text(record.claimant)
             out.number(int(record.connected))
     return bytes(out.out)
+
+
+def _write_redelivered(record: Redelivered) -> _Writer:
+    out = _Writer(_Kind.REDELIVERED)
+    out.text(record.name)
+    out.number(len(record.counts))
+    for count in record.counts:
+        out.number(count.first_ordinal)
+        out.bitmap(count.mask)
+        out.number(count.count)
+    return out
 
 
 def _write_log_length(record: LogLength) -> _Writer:
@@ -485,6 +510,9 @@ _READERS: dict[int, Callable[[_Reader], StateRecord]] = {
         tuple(_read_source(data) for _ in range(data.number()))
     ),
     _Kind.FILTER_SET: lambda data: FilterSet(data.text(), data.text(), data.text()),
+    _Kind.OPTIONS_SET: lambda data: OptionsSet(
+        data.text(), data.number(), data.number(), data.text()
+    ),
     _Kind.TOPIC_EPOCH: _read_topic_epoch,
     _Kind.LOG_LENGTH: lambda data: LogLength(*(data.number() for _ in range(5))),
 }

@@ -11,7 +11,9 @@ from broker.conversation import (
     Access,
     AccessMode,
     ChecksumMismatch,
+    ConsumerEvent,
     Delivery,
+    HoldFailedKeys,
     InitialPosition,
     MessagePosition,
     OpenConsumer,
@@ -82,13 +84,17 @@ def open_consumer_of(request: pb.OpenConsumer) -> OpenConsumer:
     try:
         kind = SubscriptionKind(request.type)
         initial = InitialPosition(request.initial_position)
+        hold = HoldFailedKeys(request.hold_failed_keys)
     except ValueError as error:
-        raise InvalidFrame(f"unknown kind of subscription or position: {error}") from error
+        raise InvalidFrame(
+            f"unknown kind of subscription, position or holding: {error}"
+        ) from error
     start = position_of(request.start) if request.HasField("start") else None
     return OpenConsumer(
         request.topic, request.subscription, kind, initial, request.durable,
         request.consumer_name, start, request.start_inclusive,
-        parse_filter(request.tags, request.filter),
+        parse_filter(request.tags, request.filter), hold_failed_keys=hold,
+        max_deliveries=request.max_deliveries, dead_letter_topic=request.dead_letter_topic,
     )
 
 
@@ -118,6 +124,18 @@ def done_frame(request_id: int, error: MagnetarError | None, epoch: int = 0) -> 
     if error is not None:
         done.error.CopyFrom(error_of(error))
     return pb.ConsumeReply(done=[done], epoch=epoch).SerializeToString()
+
+
+def event_frame(event: ConsumerEvent) -> bytes:
+    """A ConsumeReply that tells a consumer what became of it."""
+    match event:
+        case ConsumerEvent.END_OF_TOPIC:
+            return pb.ConsumeReply(end_of_topic=True).SerializeToString()
+        case ConsumerEvent.BECAME_ACTIVE | ConsumerEvent.STANDS_BY:
+            active = event is ConsumerEvent.BECAME_ACTIVE
+            return pb.ConsumeReply(
+                active_changed=pb.ActiveChanged(active=active)
+            ).SerializeToString()
 
 
 def last_message_frame(request_id: int, last: MessagePosition | None) -> bytes:

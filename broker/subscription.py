@@ -1,37 +1,43 @@
-"""A subscription: its cursor, its consumers, and the durability of its acknowledgements.
+"""A subscription: its cursor, its consumers, and what they agreed on.
 
-Acknowledgements change the cursor at once, so that nothing acknowledged is sent again, and are
-answered when their delta is on Qa bookies. What comes while a delta is being written goes into
-the next one. Trimming looks at the durable floor only.
+Acknowledgements and their durability are in `broker.acknowledging`, how messages reach consumers
+in `broker.dispatcher`. Trimming looks at the durable floor only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
+from broker.acknowledging import Acknowledging
 from broker.backlog_expiry import BacklogExpiry
 from broker.consumer_session import ConsumerSession, OnDone
 from broker.conversation import (
+    ConsumerEvent,
     InitialPosition,
     MessagePosition,
     OnDeliveries,
     OnEnded,
+    OnEvent,
+    OpenConsumer,
 )
-from broker.cursor import Cursor, OrdinalBitmap, full_mask
+from broker.cursor import Cursor
 from broker.dead_letter_port import DeadLetters
+from broker.dispatch.flights import Key
+from broker.dispatch.mode import Mode
+from broker.dispatch.returns import Failure
 from broker.dispatcher import Dispatcher
 from broker.expiry import Expiry
 from broker.redelivery import RedeliveryCounts
-from broker.selector import MessageFilter
 from broker.settings import BrokerLimits
 from broker.state_records import (
     Acknowledged,
     CursorReset,
     FilterSet,
     ForwardPlanned,
+    OptionsSet,
     Redelivered,
     StateRecord,
     SubscriptionCreated,
@@ -39,6 +45,10 @@ from broker.state_records import (
 )
 from broker.stored_entry import StoredEntry
 from broker.subscription_filter import SubscriptionFilter
+from broker.subscription_name import group_of, member_of
+from broker.subscription_options import SubscriptionOptions
+from broker.subscription_report import BoundNotice, snapshot_of
+from broker.subscription_stats import Block, SubscriptionStats
 from broker.topic_log import TopicLog
 from ledger.position import Position
 from magnetar.dead_letter import default_dead_letter_topic
@@ -59,12 +69,21 @@ class SubscriptionHost(Protocol):
     @property
     def dead_letters(self) -> DeadLetters: ...
 
+    @property
+    def terminated(self) -> bool:
+        """No message will ever come after those stored."""
+
+    @property
+    def state_problem(self) -> str | None:
+        """Why the state ledger's appends wait, if they do."""
+
     def write_state(
         self, record: StateRecord, on_done: Callable[[MagnetarError | None], None]
     ) -> None:
         """Append to the state ledger; a failure closes the topic."""
 
-    def may_dispatch_exclusively(self) -> bool: ...
+    def guarded_dispatch_blocked(self) -> Block | None:
+        """Why another broker may still be serving the topic; None: none can."""
 
     async def delete_subscription(self, name: str) -> None: ...
 
@@ -93,38 +112,53 @@ class Subscription:
         self.durable = durable
         self.created_ms = created_ms
         self.cursor = Cursor(floor)
-        self.durable_floor = floor
         self.counts = RedeliveryCounts(recorded=durable)
         self.epoch = 0
         self.filter = SubscriptionFilter(self)
+        self.options = SubscriptionOptions(self)
         self.expiry = Expiry(self, clock)
         self.backlog_expiry = BacklogExpiry(self, log, self.expiry, clock)
-        self.dispatcher = Dispatcher(self, log, limits, clock, tracked=bool(name))
-        self._delta = OrdinalBitmap()
-        self._dirty = False
-        self._waiting: list[OnDone] = []
-        self._writing = False
-        self._flush_scheduled = False
+        self._acknowledging = Acknowledging(self, log, limits, clock, floor)
+        self._partition = TopicName.parse(host.name).partition
+        self.dispatcher = Dispatcher(
+            self, log, limits, clock, self._mode(kind), tracked=bool(name))
+        self._notice = BoundNotice(self, clock)
         self._start = asyncio.Lock()
         self._started = False
         self.deleted = False
         """Its deletion is being written: no snapshot may bring it back."""
         self._closed = False
-        self.dead_letter_topic = ""
         self.dead_lettered_messages = 0
         self.forward_plans: dict[str, ForwardPlanned] = {}
         """By topic: messages on their way there, of which only it knows whether it has them."""
         self.created: asyncio.Future[None] | None = None
         """The write that makes a durable subscription; await it before the first use."""
-        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _mode(self, kind: SubscriptionKind) -> Mode:
+        return Mode(kind, self.options.holds(kind) and bool(self.name), self._partition)
 
     @property
     def topic_name(self) -> str:
         return self._host.name
 
     @property
+    def group(self) -> str:
+        """The broadcast group whose member this is; empty when it is none."""
+        return group_of(self.name) if self.member else ""
+
+    @property
+    def member(self) -> str:
+        """Its own name within the group."""
+        return member_of(self.name)
+
+    @property
     def consumers(self) -> list[ConsumerSession]:
         return self.dispatcher.consumers
+
+    @property
+    def durable_floor(self) -> int:
+        """Everything below is acknowledged, and would survive this owner."""
+        return self._acknowledging.durable_floor
 
     @property
     def backlog_messages(self) -> int:
@@ -134,11 +168,16 @@ class Subscription:
         )
 
     @property
+    def max_deliveries(self) -> int:
+        """Of a message before it is given up; 0: any number."""
+        return self.options.max_deliveries
+
+    @property
     def dead_letter_target(self) -> str:
         """Where dead letters go, by its full name."""
-        if self.dead_letter_topic:
-            return TopicName.parse(self.dead_letter_topic).full
-        return default_dead_letter_topic(self.topic_name, self.name)
+        if self.options.dead_letter_topic:
+            return TopicName.parse(self.options.dead_letter_topic).full
+        return default_dead_letter_topic(self.topic_name, group_of(self.name))
 
     @property
     def policies(self) -> TopicPolicies:
@@ -150,78 +189,128 @@ class Subscription:
         """Who takes what is given up."""
         return self._host.dead_letters
 
+    @property
+    def state_problem(self) -> str | None:
+        """Why nothing can be made durable, if so."""
+        return self._host.state_problem
+
+    def snapshot_stats(self) -> SubscriptionStats:
+        """What it is doing, and what it waits for."""
+        return snapshot_of(self)
+
+    # --- dispatch
+
     def wake(self) -> None:
         """Hand out what can be handed out."""
         self.dispatcher.schedule()
 
+    def policies_changed(self) -> None:
+        """What consumers may hold may be more than before."""
+        self.backlog_expiry.changed()
+        self.dispatcher.offer_all()
+
     def may_dispatch(self) -> bool:
-        """An exclusive subscription waits while another broker may still serve it."""
+        """Some subscriptions wait while another broker may still serve them, and all while
+        nothing can be made durable."""
+        return self.dispatch_blocked() is None
+
+    def dispatch_blocked(self) -> Block | None:
+        """Why nothing at all may go out; None when something may."""
         if self.expiry.full:
-            return False
-        if self.kind is SubscriptionKind.EXCLUSIVE and self.name:
-            return self._host.may_dispatch_exclusively()
-        return True
+            return Block.DEAD_LETTERING
+        if self._acknowledging.stalled:
+            return Block.STATE_NOT_DURABLE
+        if self.name and self.dispatcher.mode.guarded:
+            return self._host.guarded_dispatch_blocked()
+        return None
+
+    def turn_ended(self) -> None:
+        """See DispatchHost."""
+        self._notice.look()
+        if self._host.terminated:
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        if not self.dispatcher.delivered_everything:
+            return
+        if self.dispatcher.mode.sharing and self.backlog_messages:
+            return  # what others hold may still come to each of them
+        for consumer in self.consumers:
+            if not consumer.told_end and self.dispatcher.is_active(consumer):
+                consumer.told_end = True
+                consumer.tell(ConsumerEvent.END_OF_TOPIC)
 
     # --- consumers
 
     async def attach(
-        self, kind: SubscriptionKind, name: str, deliver: OnDeliveries, ended: OnEnded,
-        backlog_bytes: Callable[[], int], wanted: MessageFilter | None = None,
+        self, request: OpenConsumer, deliver: OnDeliveries, ended: OnEnded,
+        backlog_bytes: Callable[[], int], on_event: OnEvent,
     ) -> ConsumerSession:
-        """A consumer more. Raises ConsumerBusy."""
+        """A consumer more. Raises ConsumerBusy, InvalidArgument."""
         async with self._start:
-            self._refuse_if_busy(kind)
-            change = self.filter.agree(wanted)
-            if change is not None:
+            self._refuse_if_busy(request.kind)
+            changes = [
+                change for change in (
+                    self.options.agree(request), self.filter.agree(request.filter)
+                ) if change is not None
+            ]
+            mode = self._mode(request.kind)
+            if any(isinstance(change, FilterSet) for change in changes) or (
+                mode != self.dispatcher.mode
+            ):
                 self._started = False
-                if self.durable:
+            if self.durable:
+                for change in changes:
                     await self.write(change)
             if not self._started:
+                self.dispatcher.change_mode(mode)
                 self.dispatcher.restart(await self._log.before_ordinal(self.cursor.floor))
                 self._started = True
-            self._refuse_if_busy(kind)
+            self._refuse_if_busy(request.kind)
             if not self.consumers:
-                self.dispatcher.reader.filter = wanted
-            self.kind = kind
+                self.dispatcher.reader.filter = request.filter
+            self.kind = request.kind
             number = self._host.next_consumer_id()
             session = ConsumerSession(
-                self, number, name or f"consumer-{number}", deliver, ended, backlog_bytes,
-                self._limits.frame_bytes,
+                self, number, request.consumer_name or f"consumer-{number}", deliver, ended,
+                backlog_bytes, on_event, self._limits.frame_bytes,
             )
-            self.consumers.append(session)
-            self.dispatcher.paused = False
+            self.dispatcher.join(session)
             return session
 
     def _refuse_if_busy(self, kind: SubscriptionKind) -> None:
+        name = group_of(self.name)
         if self.deleted:
-            raise ConsumerBusy(f"subscription {self.name!r} is being deleted; try again")
+            raise ConsumerBusy(f"subscription {name!r} is being deleted; try again")
         if not self.consumers:
             return
         if kind is not self.kind:
             raise ConsumerBusy(
-                f"subscription {self.name!r} is in use as {self.kind.name.lower()}; use the same"
-                " type or close its consumers"
+                f"subscription {name!r} is in use as {self.kind.name.lower()}, not as"
+                f" {kind.name.lower()}; use the same type or close its consumers"
             )
         if kind is SubscriptionKind.EXCLUSIVE:
-            raise ConsumerBusy(f"exclusive subscription {self.name!r} has its consumer already")
+            raise ConsumerBusy(f"exclusive subscription {name!r} has its consumer already")
+        if kind is SubscriptionKind.BROADCAST:
+            raise ConsumerBusy(
+                f"member {self.member!r} of broadcast subscription {name!r} has its consumer"
+                " already"
+            )
         if len(self.consumers) >= self._limits.consumers_a_subscription:
-            raise ConsumerBusy(f"subscription {self.name!r} has all the consumers it may have")
+            raise ConsumerBusy(f"subscription {name!r} has all the consumers it may have")
 
     def detach(self, session: ConsumerSession) -> None:
         """The consumer is gone; what it had goes to the others, or waits."""
         if session not in self.consumers:
             return
-        self.consumers.remove(session)
         if self._closed:
+            self.consumers.remove(session)
             return
         if self.dispatcher.lost_track:
             self._started = False
-        self.dispatcher.take_all_back(session)
-        self._schedule_flush()
-        if self.consumers:
-            self.dispatcher.schedule()
-        else:
-            self.dispatcher.paused = True
+        self.dispatcher.leave(session)
+        self._acknowledging.schedule_flush()
+        if not self.consumers:
             self._host.subscription_idle(self)
 
     async def unsubscribe(self, session: ConsumerSession) -> None:
@@ -236,22 +325,17 @@ class Subscription:
     def forgotten(self) -> None:
         """It is deleted: what was acknowledged needs no record any more."""
         self.close()
-        waiting, self._waiting = self._waiting, []
-        for on_done in waiting:
-            on_done(None)
+        self._acknowledging.answer(None)
 
     def close(self) -> None:
         """Stop all work; the topic goes away or the subscription is deleted."""
         self._closed = True
         self.dispatcher.close()
-        for task in sorted(self._tasks, key=lambda task: task.get_name()):
-            task.cancel()
+        self._acknowledging.close()
 
     def fail(self, error: MagnetarError) -> None:
         """Answer whoever waits for an acknowledgement."""
-        waiting, self._waiting = self._waiting, []
-        for on_done in waiting:
-            on_done(error)
+        self._acknowledging.answer(error)
 
     # --- acknowledgements
 
@@ -262,101 +346,30 @@ class Subscription:
         """See ConsumerSession.acknowledge."""
         if not self.name:
             on_done(None)
-            return
-        if cumulative is not None and self.kind is SubscriptionKind.SHARED:
-            on_done(InvalidArgument("a shared subscription cannot acknowledge cumulatively"))
-            return
-        if len(individual) > self._limits.acknowledge_positions:
+        elif cumulative is not None and not self.dispatcher.mode.cumulative:
             on_done(InvalidArgument(
-                f"acknowledge at most {self._limits.acknowledge_positions} positions at once"
+                f"a {self.kind.name.lower()} subscription cannot acknowledge cumulatively:"
+                " other consumers may have what lies between"
             ))
-            return
-        flights = self.dispatcher.flights
-        unknown: list[MessagePosition] = []
-        try:
-            for position in individual:
-                flight = flights.get((position.ledger_id, position.entry_id))
-                if flight is None:
-                    unknown.append(position)
-                else:
-                    self._acknowledge_one(flight.first_ordinal, flight.count, position)
-            if cumulative is not None:
-                flight = flights.get((cumulative.ledger_id, cumulative.entry_id))
-                if flight is None:
-                    self._spawn(self._acknowledge_unknown(unknown, cumulative, on_done))
-                    return
-                self._acknowledge_through(flight.first_ordinal, flight.count, cumulative)
-        except InvalidArgument as error:
-            self._schedule_flush()
-            on_done(error)
-            return
-        if unknown:
-            self._spawn(self._acknowledge_unknown(unknown, None, on_done))
-            return
-        self._settle_with(on_done)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _acknowledge_unknown(
-        self, individual: Sequence[MessagePosition], cumulative: MessagePosition | None,
-        on_done: OnDone,
-    ) -> None:
-        """Positions not in flight here: of an earlier session, or not tracked."""
-        try:
-            for position in individual:
-                if self._log.was_trimmed(position.ledger_id):
-                    continue
-                entry = await self._log.entry_at(position.ledger_id, position.entry_id)
-                self._acknowledge_one(entry.first_ordinal, entry.count, position)
-            if cumulative is not None and not self._log.was_trimmed(cumulative.ledger_id):
-                entry = await self._log.entry_at(cumulative.ledger_id, cumulative.entry_id)
-                self._acknowledge_through(entry.first_ordinal, entry.count, cumulative)
-        except MagnetarError as error:
-            self._schedule_flush()
-            on_done(error)
-            return
-        self._settle_with(on_done)
-
-    def _acknowledge_one(self, first: int, count: int, position: MessagePosition) -> None:
-        mask = position.mask_of(count)
-        self._dirty = True
-        if mask == full_mask(count):
-            self.cursor.add_range(first, first + count)
-            self._delta.add_range(first, first + count)
         else:
-            self.cursor.add_mask(first, mask)
-            self._delta.add_mask(first, mask)
-            if self.cursor.mask(first, count) != full_mask(count):
-                return
-        self.counts.forget(first)
-        self.dispatcher.flights.pop((position.ledger_id, position.entry_id), None)
+            self._acknowledging.acknowledge(individual, cumulative, on_done)
 
-    def _acknowledge_through(self, first: int, count: int, position: MessagePosition) -> None:
-        self.cursor.advance(first + position.mask_of(count).bit_length())
-        self._dirty = True
-        self.counts.forget_below(self.cursor.floor)
-        self.dispatcher.acknowledged_below(self.cursor.floor)
+    async def flushed(self) -> None:
+        """Wait until everything acknowledged so far is durable; raises what prevents it."""
+        await self._acknowledging.flushed()
 
     def pass_trimmed(self, first_ordinal: int) -> None:
         """No message below is there any more."""
-        if self.cursor.floor < first_ordinal:
-            self.cursor.advance(first_ordinal)
-            self._dirty = True
-            self.counts.forget_below(self.cursor.floor)
-            self._schedule_flush()
+        self._acknowledging.pass_trimmed(first_ordinal)
 
     def pass_range(self, first: int, end: int) -> None:
-        """Messages nobody is to get any more, such as expired ones."""
-        if first < end:
-            self.cursor.add_range(first, end)
-            self.counts.forget_below(self.cursor.floor)
-            if self.durable:
-                self._delta.add_range(first, end)
-                self._dirty = True
-                self._schedule_flush()
+        """Messages nobody is to get any more, such as expired ones; none is at a consumer."""
+        self._acknowledging.pass_range(first, end)
+
+    def passed_over(self, entry: StoredEntry, mask: int) -> None:
+        """Messages that are not wanted, or expired: done with, as durably as if acknowledged."""
+        key = (entry.ledger_id, entry.entry_id)
+        self._acknowledging.pass_mask(key, entry.first_ordinal, entry.count, mask)
 
     def in_flight_masks(self) -> dict[int, int]:
         """What is at consumers: messages of entries, by the entry's first ordinal."""
@@ -366,87 +379,33 @@ class Subscription:
                 found[flight.first_ordinal] = found.get(flight.first_ordinal, 0) | part.mask
         return found
 
-    def passed_over(self, entry: StoredEntry, mask: int) -> None:
-        """Messages that the filter does not want: done with, as durably as if acknowledged."""
-        if not self.name:
-            self.cursor.advance(entry.first_ordinal)  # so that it holds one entry's bits only
-        mask &= ~self.cursor.mask(entry.first_ordinal, entry.count)
-        if not mask:
-            return
-        self.cursor.add_mask(entry.first_ordinal, mask)
-        self.counts.forget_below(self.cursor.floor)
-        if self.durable:
-            self._delta.add_mask(entry.first_ordinal, mask)
-            self._dirty = True
-            self._schedule_flush()
+    def span_of(self, key: Key) -> tuple[int, int] | None:
+        """See AcknowledgingHost."""
+        return self.dispatcher.span_of(key)
 
-    def _settle_with(self, on_done: OnDone) -> None:
-        if not self.durable or not (self._dirty or self._writing):
-            self._dirty = self._dirty and self.durable
-            self._delta = OrdinalBitmap()
-            on_done(None)
-        else:
-            self._waiting.append(on_done)
-            self._schedule_flush()
-        self.dispatcher.schedule()
+    def settled(self, key: Key, mask: int) -> None:
+        """See AcknowledgingHost."""
+        self.dispatcher.settle(key, mask)
 
-    # --- durability
+    def settled_below(self, floor: int) -> None:
+        """See AcknowledgingHost."""
+        self.dispatcher.settle_below(floor)
 
-    def _schedule_flush(self) -> None:
-        if self.durable and not self._flush_scheduled and not self._writing:
-            self._flush_scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+    def settled_waiting(self, first: int, end: int) -> None:
+        """See AcknowledgingHost."""
+        self.dispatcher.settle_waiting(first, end)
 
-    def _flush(self) -> None:
-        """Write what changed as one delta; the next one collects meanwhile."""
-        self._flush_scheduled = False
-        if self._writing or self._closed:
-            return
-        counts = self.counts.take_changes()
-        if counts:
-            self._host.write_state(Redelivered(self.name, counts), lambda _error: None)
-        if not self._dirty and not self._waiting:
-            return
-        floor, waiting = self.cursor.floor, self._waiting
-        record = Acknowledged(self.name, floor, tuple(self._delta.above(floor)))
-        self._delta = OrdinalBitmap()
-        self._waiting = []
-        self._dirty = False
-        self._writing = True
-        epoch = self.epoch
+    def position_moved(self) -> None:
+        """See AcknowledgingHost."""
+        self._host.acknowledged(self)
 
-        def written(error: MagnetarError | None) -> None:
-            self._writing = False
-            if error is None and epoch == self.epoch:
-                self.durable_floor = max(self.durable_floor, floor)
-                self._host.acknowledged(self)
-            for on_done in waiting:
-                on_done(error)
-            if error is None and (self._dirty or self._waiting):
-                self._schedule_flush()
-
-        self._host.write_state(record, written)
-
-    async def flushed(self) -> None:
-        """Wait until everything acknowledged so far is durable; raises what prevents it."""
-        if self._closed or not self.durable or not (
-            self._dirty or self._writing or self._waiting
-        ):
-            return
-        done: asyncio.Future[MagnetarError | None] = asyncio.get_running_loop().create_future()
-
-        def settled(error: MagnetarError | None) -> None:
-            if not done.done():
-                done.set_result(error)
-
-        self._settle_with(settled)
-        error = await done
-        if error is not None:
-            raise error
+    # --- state
 
     def restore(
         self,
-        record: Acknowledged | CursorReset | Redelivered | FilterSet | ForwardPlanned,
+        record: (
+            Acknowledged | CursorReset | Redelivered | FilterSet | OptionsSet | ForwardPlanned
+        ),
     ) -> None:
         """A record of the state ledger, in order."""
         match record:
@@ -462,10 +421,12 @@ class Subscription:
                 self.forward_plans[record.target] = record
             case FilterSet():
                 self.filter.restore(record)
+            case OptionsSet():
+                self.options.restore(record)
             case Redelivered():
                 for counted in record.counts:
                     self.counts.restore(counted)
-        self.durable_floor = self.cursor.floor
+        self._acknowledging.durable_floor = self.cursor.floor
 
     def snapshot(self) -> list[StateRecord]:
         """The records that make the subscription as it is."""
@@ -473,6 +434,7 @@ class Subscription:
             SubscriptionCreated(self.name, self.kind, self.cursor.floor, self.created_ms)
         ]
         records += self.filter.snapshot()
+        records += self.options.snapshot()
         records += self.forward_plans.values()
         chunks = self.cursor.chunks()
         for start in range(0, len(chunks), 256):
@@ -483,15 +445,35 @@ class Subscription:
             records.append(Redelivered(self.name, counts[start : start + 10_000]))
         return records
 
-    # --- redelivery, seek, ends
-
-    def redeliver(
-        self, session: ConsumerSession, positions: Sequence[MessagePosition], *,
-        counted: bool = True,
+    def write_state(
+        self, record: StateRecord, on_done: Callable[[MagnetarError | None], None]
     ) -> None:
-        """See ConsumerSession.redeliver and give_back."""
+        """Append to the state ledger."""
+        self._host.write_state(record, on_done)
+
+    async def write(self, record: StateRecord) -> None:
+        """Append to the state ledger, and wait until it is durable."""
+        done: asyncio.Future[MagnetarError | None] = asyncio.get_running_loop().create_future()
+
+        def written(error: MagnetarError | None) -> None:
+            if not done.done():
+                done.set_result(error)
+
+        self._host.write_state(record, written)
+        error = await done
+        if error is not None:
+            raise error
+
+    # --- redelivery, seek
+
+    def negative(
+        self, session: ConsumerSession, positions: Sequence[MessagePosition], *, delay_ms: int = 0,
+        reason: str = "", counted: bool = True,
+    ) -> None:
+        """See ConsumerSession.negative."""
         if not self.name:
             return
+        failure = Failure(counted, delay_ms / 1000, reason)
         lost = []
         for position in positions[: self._limits.acknowledge_positions]:
             key = (position.ledger_id, position.entry_id)
@@ -499,15 +481,17 @@ class Subscription:
             if flight is not None:
                 with suppress(InvalidArgument):  # there is nobody to answer
                     self.dispatcher.take_back(
-                        session, key, position.mask_of(flight.count), counted=counted)
+                        session, key, position.mask_of(flight.count), failure)
             elif self.dispatcher.lost_track:
                 lost.append(position)
         if lost:
-            self._spawn(self._redeliver_lost(lost))
-        self._schedule_flush()
-        self.dispatcher.schedule()
+            self._acknowledging.spawn(self._take_lost_back(lost, failure))
+        self._acknowledging.schedule_flush()
+        self.dispatcher.offer(session)
 
-    async def _redeliver_lost(self, positions: Sequence[MessagePosition]) -> None:
+    async def _take_lost_back(
+        self, positions: Sequence[MessagePosition], failure: Failure
+    ) -> None:
         for position in positions:
             try:
                 entry = await self._log.entry_at(position.ledger_id, position.entry_id)
@@ -515,12 +499,9 @@ class Subscription:
             except MagnetarError:
                 continue  # not a message of this topic, or unreadable now: it stays unacknowledged
             mask &= ~self.cursor.mask(entry.first_ordinal, entry.count)
-            key = (entry.ledger_id, entry.entry_id)
             for part, redelivered in self.counts.split(entry.first_ordinal, mask) if mask else ():
-                self.dispatcher.again(
-                    key, entry.first_ordinal, entry.count, part, redelivered + 1
-                )
-        self._schedule_flush()
+                self.dispatcher.lost(entry, part, redelivered, failure)
+        self._acknowledging.schedule_flush()
         self.dispatcher.schedule()
 
     async def seek(
@@ -536,13 +517,16 @@ class Subscription:
             self.counts.clear()
             self.forward_plans.clear()
             self.expiry.reset()
-            self._delta = OrdinalBitmap()
+            self._acknowledging.forget_delta()
             self._started = True
-            self.durable_floor = min(self.durable_floor, floor)
+            acknowledging = self._acknowledging
+            acknowledging.durable_floor = min(acknowledging.durable_floor, floor)
+            for consumer in self.consumers:
+                consumer.told_end = False
             try:
                 if self.durable:
                     await self.write(CursorReset(self.name, floor))
-                    self.durable_floor = min(floor, self.cursor.floor)
+                    acknowledging.durable_floor = min(floor, self.cursor.floor)
             finally:
                 # Whoever asked may be gone by now; the others are not.
                 self.dispatcher.paused = not self.consumers
@@ -571,19 +555,6 @@ class Subscription:
         else:
             return log.last_position, log.end_ordinal
         return after, await log.ordinal_after(after)
-
-    async def write(self, record: StateRecord) -> None:
-        """Append to the state ledger, and wait until it is durable."""
-        done: asyncio.Future[MagnetarError | None] = asyncio.get_running_loop().create_future()
-
-        def written(error: MagnetarError | None) -> None:
-            if not done.done():
-                done.set_result(error)
-
-        self._host.write_state(record, written)
-        error = await done
-        if error is not None:
-            raise error
 
     async def last_message(self) -> MessagePosition | None:
         """The newest message; None in an empty topic."""

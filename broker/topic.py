@@ -12,12 +12,14 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+from broker import broadcast_groups
 from broker.backlog_quota import BacklogQuota
 from broker.consumer_session import ConsumerSession
 from broker.conversation import (
     MessagePosition,
     OnDeliveries,
     OnEnded,
+    OnEvent,
     OpenConsumer,
 )
 from broker.dead_letters import TopicDeadLetters
@@ -32,6 +34,8 @@ from broker.schedule.schedule import Schedule
 from broker.settings import BrokerLimits
 from broker.state_records import StateRecord, SubscriptionCreated, SubscriptionDeleted
 from broker.subscription import Subscription
+from broker.subscription_name import SEPARATOR
+from broker.subscription_stats import Block
 from broker.topic_log import TopicLog
 from broker.topic_state import OnDone, TopicState
 from broker.truncation import truncate
@@ -130,14 +134,21 @@ class Topic:
         """All of them, readers too."""
         return [*self.state.subscriptions.values(), *self._temporary]
 
-    @property
-    def terminated(self) -> bool:
-        """It takes no more messages, for ever."""
-        return self.gate.terminated
+    def subscription_named(self, name: str, member: str = "") -> Subscription | None:
+        """A subscription, or the member of a broadcast group; None: there is none."""
+        found = self.state.subscriptions.get(name)
+        if found is None and member:
+            found = self.state.subscriptions.get(f"{name}{SEPARATOR}{member}")
+        return found
 
-    def subscription_named(self, name: str) -> Subscription | None:
-        """None: there is none of that name."""
-        return self.state.subscriptions.get(name)
+    def members_of(self, group: str) -> list[Subscription]:
+        """Of a broadcast group, by name; empty when there is none."""
+        subscriptions = self.state.subscriptions
+        return [subscriptions[name] for name in broadcast_groups.members_of(group, subscriptions)]
+
+    def subscription_names(self) -> list[str]:
+        """What clients know subscriptions by, a broadcast group once."""
+        return broadcast_groups.shown_names(self.state.subscriptions)
 
     def lane_hosts(self) -> Mapping[str, Subscription]:
         """Readers forward nothing."""
@@ -186,7 +197,7 @@ class Topic:
 
     async def open_consumer(
         self, request: OpenConsumer, deliver: OnDeliveries, ended: OnEnded,
-        backlog_bytes: Callable[[], int] = lambda: 0,
+        backlog_bytes: Callable[[], int] = lambda: 0, on_event: OnEvent = lambda _event: None,
     ) -> ConsumerSession:
         """A consumer or reader. Raises ConsumerBusy, InvalidArgument."""
         self.refuse_if_closing()
@@ -197,10 +208,7 @@ class Topic:
                 subscription = await self._subscription(request)
             else:
                 subscription = await self._reader(request)
-            session = await subscription.attach(
-                request.kind, request.consumer_name, deliver, ended, backlog_bytes,
-                request.filter,
-            )
+            session = await subscription.attach(request, deliver, ended, backlog_bytes, on_event)
         finally:
             self._opening.discard(marker)
         if self.closing:
@@ -216,9 +224,8 @@ class Topic:
         await self._subscription(request)
 
     async def _subscription(self, request: OpenConsumer) -> Subscription:
+        request = broadcast_groups.named(request, self.state.subscriptions)
         name = request.subscription
-        if len(name.encode()) > 1024:
-            raise InvalidArgument("a subscription name has at most 1024 bytes")
         found = self.state.subscriptions.get(name)
         if found is None:
             if len(self.state.subscriptions) >= self._limits.subscriptions_a_topic:
@@ -262,12 +269,17 @@ class Topic:
         )
 
     async def delete_subscription(self, name: str) -> None:
-        """Forget a subscription and its cursor, durably; raises SubscriptionNotFound.
+        """Forget a subscription and its cursor, or a broadcast group with all its members,
+        durably; raises SubscriptionNotFound.
 
         Once begun it is done, also when nobody waits for it any more."""
         found = self.state.subscriptions.get(name)
         if found is None:
-            raise SubscriptionNotFound(f"{self._name} has no subscription {name!r}")
+            members = broadcast_groups.members_of(name, self.state.subscriptions)
+            if not members:
+                raise SubscriptionNotFound(f"{self._name} has no subscription {name!r}")
+            await asyncio.gather(*map(self.delete_subscription, members))
+            return
         found.deleted = True
         if found.durable:
             await asyncio.shield(asyncio.ensure_future(self._delete(found)))
@@ -325,7 +337,13 @@ class Topic:
 
     def may_dispatch_exclusively(self) -> bool:
         """No other broker can still be serving the topic's exclusive consumers."""
-        return self._gate.open and not self._exclusive_held_back
+        return self.guarded_dispatch_blocked() is None
+
+    def guarded_dispatch_blocked(self) -> Block | None:
+        """Why another broker may still be serving them; None: none can."""
+        if self._exclusive_held_back:
+            return Block.HELD_BACK
+        return None if self._gate.open else Block.SESSION_SUSPENDED
 
     def hold_back_exclusive(self, seconds: float) -> None:
         """The last owner may not know yet that it is no more: wait, or until `let_go`."""
@@ -342,6 +360,16 @@ class Topic:
             self.wake_dispatch()
 
     # --- state
+
+    @property
+    def terminated(self) -> bool:
+        """No message comes after those stored."""
+        return self.gate.terminated
+
+    @property
+    def state_problem(self) -> str | None:
+        """Why what is appended to the state ledger waits, if so."""
+        return self.log.log.state.blocked_reason
 
     def write_state(self, record: StateRecord, on_done: OnDone) -> None:
         """Append a record to the state ledger; see TopicState.write."""
@@ -363,7 +391,7 @@ class Topic:
         """From now on these policies hold; producers see a new size limit when they reconnect."""
         self.policies = policies
         for subscription in self.subscriptions():
-            subscription.backlog_expiry.changed()
+            subscription.policies_changed()
         self.quota.look_soon()
         self.log.log.policy = log_policy
 

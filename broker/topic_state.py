@@ -16,6 +16,7 @@ from broker.state_records import (
     FilterSet,
     ForwardPlanned,
     LogLength,
+    OptionsSet,
     Redelivered,
     ScheduleProgress,
     ScheduleSourcesAdvanced,
@@ -123,6 +124,7 @@ class TopicState:
                 )
             case (
                 Acknowledged() | CursorReset() | Redelivered() | FilterSet()
+                | OptionsSet()
                 | ForwardPlanned()
             ):
                 subscription = self.subscriptions.get(record.name)

@@ -90,7 +90,7 @@ class LocalSubscriptions:
 
     async def list(self, topic: str) -> tuple[str, ...]:
         found = await self._broker.existing_topic(topic)
-        return tuple(sorted(found.state.subscriptions))
+        return tuple(found.subscription_names())
 
     async def stats(self, topic: str, subscription: str) -> SubscriptionStats:
         _, found = await self._find(topic, subscription)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from broker import space_report
-from broker.dispatcher import Flight
 from broker.state_records import SubscriptionKind
 from broker.subscription import Subscription
 from broker.topic import Topic
@@ -105,45 +104,25 @@ def _blocked(topic: Topic) -> tuple[Blocked, ...]:
 
 def subscription_stats(subscription: Subscription, now_s: float) -> SubscriptionStats:
     """Of one subscription, now."""
-    dispatcher = subscription.dispatcher
-    held = _held(subscription)
+    dispatcher, now = subscription.dispatcher, subscription.snapshot_stats()
     return SubscriptionStats(
         name=subscription.name, type=ConsumerType(SubscriptionKind(subscription.kind).name.lower()),
         durable=subscription.durable, created_ms=subscription.created_ms,
         filter=subscription.filter.expression, tags=subscription.filter.tags,
         backlog_messages=subscription.backlog_messages,
-        unacknowledged_messages=sum(held.values()),
-        redelivering_messages=0,
+        unacknowledged_messages=now.unacknowledged, redelivering_messages=now.waiting,
         outgoing=dispatcher.traffic.read(now_s),
         consumers=tuple(
             ConsumerStats(
                 one.name, one.consumer_id, one.permits, one.delivered_messages,
-                held.get(one.consumer_id, 0),
+                one.unacknowledged_messages,
             )
-            for one in subscription.consumers
+            for one in now.consumers
         ),
-        blocked=_subscription_blocked(subscription),
+        blocked=tuple(Blocked(one.reason.name.lower(), one.text) for one in now.blocked),
         expired_messages=subscription.expiry.expired_messages,
         dead_lettered_messages=subscription.dead_lettered_messages,
     )
-
-
-def _held(subscription: Subscription) -> dict[int, int]:
-    """Unacknowledged messages by consumer."""
-    held: dict[int, int] = {}
-    flight: Flight
-    for flight in subscription.dispatcher.flights.values():
-        acknowledged = subscription.cursor.mask(flight.first_ordinal, flight.count)
-        for part in flight.parts:
-            number = (part.mask & ~acknowledged).bit_count()
-            consumer_id = part.consumer.consumer_id
-            held[consumer_id] = held.get(consumer_id, 0) + number
-    return held
-
-
-def _subscription_blocked(subscription: Subscription) -> tuple[Blocked, ...]:
-    problem = subscription.dispatcher.reader.problem
-    return () if problem is None else (Blocked("unreadable", problem),)
 
 
 def space_value(found: space_report.SpaceReport) -> SpaceReport:

@@ -374,7 +374,7 @@ async def test_what_waits_follows_the_subscription_to_another_dead_letter_topic(
             await giver.give(one.ledger_id, one.entry_id)
         await until(lambda: made.forwarder.openings >= 2)
 
-        giver.subscription.dead_letter_topic = "other"
+        giver.subscription.options.dead_letter_topic = "other"
         await giver.told(2)
         await giver.give(stored[2].ledger_id, stored[2].entry_id)
         await giver.told(3)

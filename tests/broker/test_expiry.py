@@ -494,7 +494,7 @@ async def test_expiring_by_hand_leaves_what_is_younger_and_what_is_at_consumers(
 async def test_what_is_at_several_consumers_is_left_out_of_a_range() -> None:
     async with world() as made:
         node = await made.broker(policies=MINUTE)
-        one = await Subscriber.open(node, permits=2, shared=True)
+        one = await Subscriber.open(node, permits=3, shared=True)
         publisher = await Publisher.open(node)
         await publish_at(node, publisher, 0, b"1", b"2", b"3")
         await publish_at(node, publisher, 0, b"4", b"5")

@@ -14,6 +14,7 @@ from broker.state_records import (
     FilterSet,
     ForwardPlanned,
     LogLength,
+    OptionsSet,
     PlannedPart,
     Redelivered,
     RedeliveryCount,
@@ -49,6 +50,7 @@ RECORDS: dict[str, StateRecord] = {
         SourceProgress("~1-1", True, 1, -1, 1_700_000_000_000, ()),
     )),
     "sources_forgotten": SourcesForgotten(("~1-1", "~1-2")),
+    "options_set": OptionsSet("s", 2, 300, "persistent://public/default/größe"),
     "filter_set": FilterSet("s", "A || B", "größe > 1"),
     "forward_planned": ForwardPlanned(
         "s", "persistent://public/default/orders-s-dead", 300,

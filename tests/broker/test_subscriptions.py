@@ -7,6 +7,7 @@ import pytest
 from broker.conversation import InitialPosition, MessagePosition
 from broker.settings import BrokerLimits
 from magnetar.errors import ConsumerBusy, InvalidArgument
+from tenants.policies import TopicPolicies
 from tests.broker.world import (
     TOPIC,
     Publisher,
@@ -204,7 +205,10 @@ async def test_unacknowledged_messages_come_again_in_order_after_a_disconnect() 
 
 async def test_an_exclusive_consumer_that_outran_the_tracking_starts_over() -> None:
     async with world() as made:
-        node = await made.broker(limits=BrokerLimits(in_flight_entries=3))
+        node = await made.broker(
+            policies=TopicPolicies(max_unacked_messages_per_consumer=-1),
+            limits=BrokerLimits(in_flight_entries=3),
+        )
         subscriber = await Subscriber.open(node)
         publisher = await Publisher.open(node)
         for number in range(8):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +13,7 @@ from broker.consumer_session import ConsumerSession
 from broker.conversation import (
     SHARED_ACCESS,
     Access,
+    ConsumerEvent,
     Delivery,
     MessagePosition,
     OpenConsumer,
@@ -214,6 +215,7 @@ class Subscriber:
 
     deliveries: list[Delivery] = field(default_factory=list)
     ended: list[MagnetarError] = field(default_factory=list)
+    events: list[ConsumerEvent] = field(default_factory=list)
     session: ConsumerSession = None  # type: ignore[assignment]
     backlog_bytes: int = 0
 
@@ -221,13 +223,14 @@ class Subscriber:
     async def open(
         cls, node: Node, subscription: str = "s", permits: int = 1_000, **options: object
     ) -> Subscriber:
-        request = OpenConsumer(TOPIC, subscription)
+        request = OpenConsumer(str(options.pop("topic", TOPIC)), subscription)
         if options.pop("shared", False):
             request = replace(request, kind=SubscriptionKind.SHARED)
         request = replace(request, **options)  # type: ignore[arg-type]
         made = cls()
         made.session = await node.broker.open_consumer(
-            request, made.deliveries.extend, made.ended.append, lambda: made.backlog_bytes
+            request, made.deliveries.extend, made.ended.append, lambda: made.backlog_bytes,
+            made.events.append,
         )
         made.session.add_permits(permits)
         return made
@@ -257,6 +260,21 @@ def payloads_of(delivery: Delivery) -> list[bytes]:
     return [view.payload(index) for index in range(view.count) if not skip >> index & 1]
 
 
+def positions_of(deliveries: Iterable[Delivery], *payloads: bytes) -> list[MessagePosition]:
+    """Where the messages with these payloads are; without any, all that were meant."""
+    found = []
+    for one in deliveries:
+        _, batch = parse_prefix(one.entry)
+        view, skip = EntryView(batch), int.from_bytes(one.skip, "little")
+        picked = [n for n in range(len(one.picked) * 8) if one.picked[n // 8] >> n % 8 & 1]
+        for place in range(view.count):
+            if skip >> place & 1 or (payloads and view.payload(place) not in payloads):
+                continue
+            index = picked[place] if picked else place
+            found.append(MessagePosition(one.ledger_id, one.entry_id, index))
+    return found
+
+
 def position_of(delivery: Delivery, index: int = -1, mask: int = 0) -> MessagePosition:
     return MessagePosition(delivery.ledger_id, delivery.entry_id, index, mask)
 
@@ -269,5 +287,5 @@ async def settle(turns: int = 200) -> None:
 
 __all__ = [
     "TOPIC", "Node", "Publisher", "Subscriber", "World", "payloads_of",
-    "position_of", "settle", "until", "world",
+    "position_of", "positions_of", "settle", "until", "world",
 ]

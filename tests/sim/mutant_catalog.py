@@ -273,9 +273,9 @@ CATALOG: tuple[Mutant, ...] = (
     _mutant(
         "acknowledgement_answered_before_durable",
         "an acknowledgement is answered before its delta is on the ack quorum",
-        ("broker/subscription.py",
-         "            self._waiting.append(on_done)\n            self._schedule_flush()\n",
-         "            self._schedule_flush()\n            on_done(None)\n"),
+        ("broker/acknowledging.py",
+         "            self._waiting.append(on_done)\n            self.schedule_flush()\n",
+         "            self.schedule_flush()\n            on_done(None)\n"),
     ),
     _mutant(
         "read_above_lac",

@@ -119,6 +119,19 @@ class EntryView:
         ordering_key = self.ordering_key(index)
         return self.partition_key(index) if ordering_key is None else ordering_key
 
+    def keys(self) -> Sequence[str | None] | None:
+        """Of all messages, as `key` tells it; None when none has one."""
+        columns = [
+            self._texts(flag) for flag in (Flag.ORDERING_KEYS, Flag.PARTITION_KEYS)
+            if self.header.flags & flag
+        ]
+        if len(columns) < 2:
+            return columns[0] if columns else None
+        return [
+            partition_key if ordering_key is None else ordering_key
+            for ordering_key, partition_key in zip(*columns, strict=True)
+        ]
+
     def tag(self, index: int) -> str | None:
         return self._text(Flag.TAGS, index)
 
@@ -212,12 +225,13 @@ class EntryView:
         return self._numbers(flag)[index] if self.header.flags & flag else 0
 
     def _text(self, flag: Flag, index: int) -> str | None:
-        if not self.header.flags & flag:
-            return None
+        return self._texts(flag)[index] if self.header.flags & flag else None
+
+    def _texts(self, flag: Flag) -> Sequence[str | None]:
         column = self._columns.get(flag)
         if column is None:
             column = self._columns[flag] = self._read_texts(flag)
-        return column[index]  # type: ignore[return-value]
+        return column  # type: ignore[return-value]
 
     def _read_texts(self, flag: Flag) -> list[str | None]:
         at = self._start(flag)

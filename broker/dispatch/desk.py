@@ -1,0 +1,246 @@
+"""Where a turn of dispatch takes messages from, and hands them to consumers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from broker.consumer_session import ConsumerSession
+from broker.conversation import Delivery
+from broker.cursor import Cursor, full_mask, lowest_bits
+from broker.cut_entry import cut_entry, cutting_cost_bytes, cutting_pays, whole_entry
+from broker.dispatch.bodies import Bodies
+from broker.dispatch.choice import Choice
+from broker.dispatch.flights import Flights, Key
+from broker.dispatch.mode import Mode
+from broker.dispatch.waiting import Waiting
+from broker.expiry import Expiry
+from broker.filtered_log import ENTRY_COST_BYTES, FilteredLog
+from broker.redelivery import RedeliveryCounts
+from broker.settings import BrokerLimits
+from broker.stored_entry import StoredEntry
+from broker.subscription_stats import Block
+from broker.traffic import TrafficCounter
+from tenants.policies import UNLIMITED, TopicPolicies
+
+NO_BOUND = 1 << 62
+
+
+class Piece(NamedTuple):
+    """Messages of one entry that may go to anybody. `fresh`: they were never delivered."""
+
+    entry: StoredEntry
+    mask: int
+    redelivered: int
+    reason: str
+    keys: Sequence[str | None] | None
+    fresh: bool
+
+    @property
+    def key(self) -> Key:
+        return (self.entry.ledger_id, self.entry.entry_id)
+
+
+class DeskHost(Protocol):
+    """What is asked of the subscription."""
+
+    cursor: Cursor
+    epoch: int
+    counts: RedeliveryCounts
+    expiry: Expiry
+
+    @property
+    def policies(self) -> TopicPolicies: ...
+
+    @property
+    def max_deliveries(self) -> int: ...
+
+
+class Desk:
+    """Of one subscription. `tracked` False: nothing is remembered of what went out."""
+
+    def __init__(
+        self, host: DeskHost, reader: FilteredLog, flights: Flights, waiting: Waiting,
+        bodies: Bodies, limits: BrokerLimits, traffic: TrafficCounter, *, tracked: bool,
+    ) -> None:
+        self.host = host
+        self.reader = reader
+        self.flights = flights
+        self.waiting = waiting
+        self.bodies = bodies
+        self.limits = limits
+        self.tracked = tracked
+        self.traffic = traffic
+        self.mode: Mode
+        self.choice: Choice
+        self.again: deque[Piece] = deque()
+        """Taken from what waits for its turn, and to be handed out next."""
+        self.spare: deque[Piece] = deque()
+        """Taken from the log, and to be handed out before what comes after it."""
+        self.blocks: set[Block] = set()
+        """What the turn met."""
+        self.lost_track = False
+        self.budget = 0
+        self._served: dict[int, ConsumerSession] = {}
+        self._room = 0
+        self._consumer_bound = NO_BOUND
+        self._subscription_bound = NO_BOUND
+
+    # --- turns
+
+    def begin_turn(self, budget: int) -> None:
+        """So many bytes may go out, or what costs as much, before others run."""
+        policies = self.host.policies
+        self._consumer_bound = _bound(policies.max_unacked_messages_per_consumer)
+        self._subscription_bound = _bound(policies.max_unacked_messages_per_subscription)
+        self.budget = budget
+        self.blocks.clear()
+
+    def end_turn(self) -> None:
+        """Send what was collected."""
+        served, self._served = self._served, {}
+        for consumer in served.values():
+            consumer.flush()
+            if consumer.parked:  # perhaps only for what was collected
+                self.choice.offer(consumer)
+
+    # --- room
+
+    def able(self, consumer: ConsumerSession) -> bool:
+        """Whether it may be given anything now."""
+        self._room = self.room(consumer)
+        return self._room > 0
+
+    def room(self, consumer: ConsumerSession) -> int:
+        """How many messages it may be given now."""
+        if consumer.permits <= 0:
+            self.blocks.add(Block.NO_PERMITS)
+            return 0
+        if not self.has_way(consumer):
+            self.blocks.add(Block.CONSUMER_CROWDED)
+            return 0
+        room = self._consumer_bound - consumer.unacknowledged
+        if room <= 0:
+            self.blocks.add(Block.CONSUMER_BOUND)
+            return 0
+        if self.mode.sharing or consumer.exact:
+            return min(room, consumer.permits)
+        return room
+
+    def has_way(self, consumer: ConsumerSession) -> bool:
+        """Its connection takes more."""
+        backlog_bytes = consumer.outgoing_bytes + consumer.backlog_bytes()
+        return backlog_bytes < self.limits.consumer_backlog_bytes
+
+    def at_consumer_bound(self, consumer: ConsumerSession) -> bool:
+        """It holds as much as it may."""
+        return consumer.unacknowledged >= self._consumer_bound
+
+    def fresh_room(self) -> int:
+        """How many messages that were never delivered may be."""
+        if not self.tracked:
+            return NO_BOUND
+        if (
+            len(self.flights) + len(self.waiting) >= self.limits.in_flight_entries
+            and not self._may_lose_track
+        ):
+            self.blocks.add(Block.FLIGHT_BOUND)
+            return 0
+        room = self._subscription_bound - self.flights.messages - self.waiting.delivered
+        if room <= 0:
+            self.blocks.add(Block.SUBSCRIPTION_BOUND)
+        return room
+
+    @property
+    def _may_lose_track(self) -> bool:
+        """One consumer without a bound: what went out first may be forgotten, since its leaving
+        means starting over from the cursor, which needs no list of what was out."""
+        return (
+            self._consumer_bound == NO_BOUND and self.mode.of_one and not self.mode.ordered
+        )
+
+    # --- messages
+
+    def deliverable(self, entry: StoredEntry, mask: int) -> int:
+        """Those of these messages that are neither acknowledged nor expired."""
+        mask &= ~self.host.cursor.mask(entry.first_ordinal, entry.count)
+        return self.host.expiry.live(entry, mask) if mask else 0
+
+    def source(self) -> deque[Piece] | None:
+        """Where the next piece that may go to anybody is; None when there is none, or when it is
+        being read."""
+        if self.again:
+            return self.again
+        entry = self.waiting.first_in_turn()
+        if entry is None:
+            return self.spare or None
+        body = self.bodies.get(entry.key)
+        if body is None:
+            self.blocks.add(Block.UNREADABLE)
+            return None
+        for part in self.waiting.take_turn(entry):
+            self.again.append(
+                Piece(body, part.mask, part.redelivered, part.reason, entry.keys, False))
+        self.bodies.drop(entry.key)
+        return self.again
+
+    def serve(self, pieces: deque[Piece]) -> bool:
+        """Hand the first piece, or what fits of it, to whoever's turn it is; False when nobody
+        may take it."""
+        consumer = self.choice.first(self.able)
+        if consumer is None:
+            return False
+        piece, room = pieces[0], self._room
+        if piece.fresh:
+            room = min(room, self.fresh_room())
+            if room <= 0:
+                return False
+        entry = piece.entry
+        mask = self.deliverable(entry, piece.mask)
+        rest = 0
+        if mask.bit_count() > room:
+            taken = lowest_bits(mask, room)
+            mask, rest = taken, mask ^ taken
+        if mask:
+            self.hand_out(consumer, entry, mask, piece.redelivered, piece.reason, piece.keys)
+            self.choice.served(consumer)
+        if rest:
+            pieces[0] = piece._replace(mask=rest)
+        else:
+            pieces.popleft()
+        return True
+
+    def hand_out(
+        self, consumer: ConsumerSession, entry: StoredEntry, mask: int, redelivered: int,
+        reason: str, keys: Sequence[str | None] | None,
+    ) -> None:
+        """These messages go to this consumer."""
+        messages = mask.bit_count()
+        consumer.permits -= messages
+        consumer.delivered_messages += messages
+        if self.tracked:
+            self.flights.add(entry, mask, keys, consumer, redelivered, reason)
+            if len(self.flights) > self.limits.in_flight_entries and self._may_lose_track:
+                self.flights.forget_oldest()
+                self.lost_track = True
+        cost = ENTRY_COST_BYTES
+        cuts = self.reader.filter is not None or consumer.exact or (
+            self.mode.sharing and cutting_pays(entry, mask)
+        )
+        if cuts and mask != full_mask(entry.count):
+            cut = cut_entry(entry, mask)
+            cost += cutting_cost_bytes(entry, messages)
+        else:
+            cut = whole_entry(entry, mask)
+        self.budget -= cost + len(cut.body)
+        self.traffic.count(messages, len(cut.body))
+        self._served[consumer.consumer_id] = consumer
+        consumer.offer(Delivery(
+            entry.ledger_id, entry.entry_id, cut.body, cut.skip, redelivered, self.host.epoch,
+            cut.picked,
+        ))
+
+
+def _bound(policy: int) -> int:
+    return NO_BOUND if policy == UNLIMITED else policy
