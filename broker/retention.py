@@ -25,6 +25,10 @@ from metadata.topics import LedgerInfo
 from tenants.policies import UNLIMITED, TopicPolicies
 
 MINUTE_MS = 60_000
+SMALL_LEDGER_BYTES = 1 << 20
+SMALL_LEDGER_PATIENCE = 15
+"""A ledger so small is closed only after being idle so many times as long: a topic with a message
+now and then would else need a ledger for each."""
 
 
 class RetentionHost(Protocol):
@@ -115,7 +119,11 @@ class Retention:
             if self._is_old(info, now_ms):
                 return True
             idle_ms = now_ms - self._log.append_time_ms
-            if idle_ms >= policies.roll_consumed_idle_ms and self._exceeds(idle_ms, consumed):
+            small = self._log.log.bytes_of(info) < SMALL_LEDGER_BYTES
+            patience = SMALL_LEDGER_PATIENCE if small else 1
+            if idle_ms >= policies.roll_consumed_idle_ms * patience and (
+                self._exceeds(idle_ms, consumed)
+            ):
                 return True
         consumed_bytes = self._log.index.bytes_consumed(info, consumed)
         return consumed_bytes >= policies.roll_consumed_bytes and self._exceeds(0, consumed)

@@ -117,11 +117,24 @@ async def consumed_topic(made: World, policies: TopicPolicies, *payloads: bytes)
 
 async def test_a_consumed_topic_that_went_idle_keeps_nothing() -> None:
     async with world() as made:
-        node = await consumed_topic(made, TopicPolicies(roll_consumed_idle_ms=20_000), b"x")
+        payload = bytes(1 << 19)
+        policies = TopicPolicies(roll_consumed_idle_ms=20_000)
+        node = await consumed_topic(made, policies, payload, payload, payload)
         node.clock.wall_offset_ms = 19_000
         assert await kept(node) == 1
 
         node.clock.wall_offset_ms = 20_000
+
+        assert await kept(node) == 0
+
+
+async def test_a_topic_with_a_message_now_and_then_gets_no_ledger_for_each() -> None:
+    async with world() as made:
+        node = await consumed_topic(made, TopicPolicies(roll_consumed_idle_ms=20_000), b"x")
+        node.clock.wall_offset_ms = 299_000
+        assert await kept(node) == 1
+
+        node.clock.wall_offset_ms = 300_000
 
         assert await kept(node) == 0
 
@@ -197,7 +210,7 @@ async def test_expired_messages_free_their_space_without_a_consumer() -> None:
         node = await made.broker(policies=TopicPolicies(message_ttl_ms=60_000))
         (await Subscriber.open(node)).session.close()
         await (await Publisher.open(node)).publish(b"x")
-        node.clock.wall_offset_ms = 90_000
+        node.clock.wall_offset_ms = 400_000
         await kept(node)
 
         assert await kept(node) == 0

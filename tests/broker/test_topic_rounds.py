@@ -174,7 +174,7 @@ async def test_ledgers_whose_deletion_is_confirmed_are_forgotten_when_the_topic_
 ):
     async with world() as made:
         node = await consumed_and_unloaded(made, TopicPolicies(roll_consumed_idle_ms=1_000))
-        node.clock.wall_offset_ms = 5_000
+        node.clock.wall_offset_ms = 15_000
         await visited(node)
         assert (await made.ground.topics.get(TOPIC))[0].doomed_ledgers
 

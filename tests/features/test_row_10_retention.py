@@ -34,7 +34,7 @@ STATE_BYTES = 128 * KIB
 FILE_BYTES, LEDGER_BYTES = 512 * KIB, 256 * KIB
 SMALL = Options(
     policies=TopicPolicies(
-        max_ledger_bytes=LEDGER_BYTES, roll_consumed_bytes=128 * KIB, roll_consumed_idle_ms=1_000,
+        max_ledger_bytes=LEDGER_BYTES, roll_consumed_bytes=128 * KIB, roll_consumed_idle_ms=100,
     ),
     limits=BrokerLimits(maintenance_interval_s=0.25),
     bookie=BookieSettings(
