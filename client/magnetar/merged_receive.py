@@ -172,7 +172,7 @@ class MergedReceive(Generic[Link]):
             raise self._untold.popleft()
         if self.end is not None:
             raise self.end
-        if self._links and len(self._at_end) == len(self._links):
+        if self._all_at_end:
             raise EndOfTopic("all topics were terminated and all of their messages received")
 
     def _is_enough(self, enough: int, enough_bytes: int | None) -> bool:
@@ -189,7 +189,15 @@ class MergedReceive(Generic[Link]):
         if count >= enough or (enough_bytes is not None and size_bytes >= enough_bytes):
             return True
         return bool(self._links) and all(
-            link in self._at_end or isinstance(link.trouble, EndOfTopic) for link in self._links)
+            isinstance(link.trouble, EndOfTopic) for link in self._links)
+
+    @property
+    def _all_at_end(self) -> bool:
+        """A seek back takes a link from its end before its messages come."""
+        if not self._links or len(self._at_end) < len(self._links):
+            return False
+        self._at_end = {one for one in self._at_end if isinstance(one.trouble, EndOfTopic)}
+        return len(self._at_end) == len(self._links)
 
     def _stand_in_line(self, link: Link) -> None:
         if link not in self._listed:

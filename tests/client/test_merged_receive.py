@@ -204,6 +204,8 @@ async def test_the_end_comes_when_all_are_at_their_end() -> None:
 
     # A seek back brings messages again.
     merged.links["a"].trouble = None
+    with pytest.raises(OperationTimeout):
+        await merged.queue.receive(1)
     merged.links["a"].give(1)
     assert await merged.topics(1) == ["a"]
 

@@ -14,6 +14,7 @@ from magnetar.batch_receive_policy import BatchReceivePolicy
 from magnetar.errors import (
     AlreadyClosed,
     ConsumerBusy,
+    EndOfTopic,
     InvalidArgument,
     NotSupported,
     OperationTimeout,
@@ -322,6 +323,53 @@ async def test_unsubscribing_deletes_the_subscription_everywhere(here: Place) ->
 
     assert sum(len(topic.subscriptions()) for topic in topics) == 0
     assert consumer.closed
+
+
+async def test_the_end_comes_when_all_partitions_are_terminated(here: Place) -> None:
+    consumer = await here.client.subscribe("orders", "s", initial_position=EARLIEST)
+    await publish(here, 40)
+    for number in range(4):
+        topic = await here.broker.node.topic(partition(number))
+        await topic.terminate()
+
+    async with asyncio.timeout(20):
+        assert len([message async for message in consumer]) == 40
+    with pytest.raises(EndOfTopic):
+        await consumer.receive(PATIENCE_MS)
+    await consumer.seek(EARLIEST)
+    assert len(await received(consumer, 40)) == 40
+
+
+async def test_failover_spreads_the_partitions_and_hands_them_over(here: Place) -> None:
+    told: list[tuple[str, bool]] = []
+    members = {
+        name: await here.client.subscribe(
+            "orders", "s", consumer_type=ConsumerType.Failover, initial_position=EARLIEST,
+            consumer_name=name,
+            on_active_changed=lambda consumer, active: told.append(
+                (consumer.consumer_name, active)))
+        for name in ("a", "b")
+    }
+
+    def active(name: str) -> list[int]:
+        links = members[name]._members.links.items()  # type: ignore[attr-defined]
+        return [TopicName.parse(topic).partition for topic, link in links if link.is_active]
+
+    await until(lambda: (sorted(active("a")), sorted(active("b"))) == ([0, 2], [1, 3]))
+    await publish(here, 200)
+    found = {name: [] for name in members}  # type: ignore[var-annotated]
+    while sum(map(len, found.values())) < 200:
+        for name, member in members.items():
+            found[name] += await member.batch_receive(BatchReceivePolicy(100, 0, 20))
+    for name, messages in found.items():
+        assert {one.message_id.partition for one in messages} <= set(active(name))
+        await members[name].acknowledge_many(messages)
+
+    await members["a"].close()
+    await until(lambda: sorted(active("b")) == [0, 1, 2, 3])
+    await publish(here, 100, first=200)
+    assert len(await received(members["b"], 100)) == 100
+    assert ("a", True) in told and ("a", False) in told and ("b", True) in told
 
 
 # Readers.
