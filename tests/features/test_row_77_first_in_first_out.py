@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import defaultdict
 
 import pytest
@@ -18,6 +19,7 @@ GROUPS, EACH = 40, 50
 
 async def _work(client: Client, topic: str, seen: dict[str, list[int]], most: int) -> None:
     """One member that leaves after so many messages; each is noted when it is acknowledged."""
+    chance = random.Random(most)
     consumer = await client.subscribe(
         topic, "s", consumer_type=ConsumerType.KeyShared, receiver_queue_size=20,
         initial_position=InitialPosition.Earliest)
@@ -27,6 +29,7 @@ async def _work(client: Client, topic: str, seen: dict[str, list[int]], most: in
         except MagnetarError:
             break
         assert message.ordering_key is not None
+        await asyncio.sleep(chance.random() * 0.004)  # so that two of a key would overtake
         seen[message.ordering_key].append(int(message.data))
         await consumer.acknowledge(message)
     await consumer.close()
