@@ -42,7 +42,8 @@ async def test_order_within_a_group_of_messages(cluster: FeatureCluster, topic: 
             topic, "s", consumer_type=ConsumerType.KeyShared,
             initial_position=InitialPosition.Earliest)
         await first.close()
-        producer = await client.create_producer(topic, "p")
+        producer = await client.create_producer(
+            topic, "p", batching_max_allowed_size_in_bytes=1_000)
         for number in range(EACH):
             for group in range(GROUPS):
                 await producer.ready()
