@@ -7,6 +7,7 @@ import time
 import pytest
 
 from magnetar import ConsumerType, InitialPosition
+from magnetar.admin.schedule_values import ScheduleOutcome
 from magnetar.errors import OperationTimeout
 from tests.features.cluster import FeatureCluster, client_of
 
@@ -58,10 +59,11 @@ async def test_what_waits_is_listed_counted_cancelled_and_moved(
 
         counted = await client.admin.schedule.count(topic)
         page = await client.admin.schedule.list(topic)
-        cancelled = await producer.cancel(ids[0])
-        again = await producer.cancel(ids[0])
-        moved = await producer.reschedule(ids[1], now_ms() + 200)
+        cancelled = await client.admin.schedule.cancel(topic, ids[0])
+        again = await client.admin.schedule.cancel(topic, ids[0])
+        moved = await client.admin.schedule.move(topic, ids[1], now_ms() + 200)
         early = await consumer.receive(30_000)
+        too_late = await client.admin.schedule.cancel(topic, ids[1])
         left = await client.admin.schedule.count(topic)
         with pytest.raises(OperationTimeout):
             await consumer.receive(500)
@@ -69,4 +71,6 @@ async def test_what_waits_is_listed_counted_cancelled_and_moved(
     assert counted == 4 and left == 2
     assert [one.scheduled_id for one in page.messages] == ids
     assert (early.data, early.scheduled_id) == (b"1", ids[1])
-    assert cancelled and moved and cancelled != again
+    assert (cancelled, again, moved, too_late) == (
+        ScheduleOutcome.CANCELLED, ScheduleOutcome.CANCELLED, ScheduleOutcome.MOVED,
+        ScheduleOutcome.DELIVERED)
