@@ -418,3 +418,53 @@ async def test_a_list_of_files_made_before_a_new_file_began_does_not_unlink_it()
         await it.crash()
 
         assert len(await it.bodies(0, 1000)) == entries + 10
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_crashes_between_many_rounds_lose_neither_entries_nor_fences(seed: int) -> None:
+    """Files that are dead, half dead and alive, of before and after the last start."""
+    chance = random.Random(seed)
+    limits = dataclasses.replace(SMALL_FILES, file_bytes=4_000)
+    async with house(limits) as it:
+        stored: dict[int, int] = {}
+        metadata = Metadata()
+        fenced: set[int] = set()
+        for round_number in range(8):
+            for _ in range(25):
+                ledger = chance.randrange(round_number * 6 + 1, round_number * 6 + 7)
+                if ledger in fenced:
+                    continue
+                await it.fill(3, ledger=ledger, first=stored.get(ledger, 0))
+                stored[ledger] = stored.get(ledger, 0) + 3
+                metadata.ledgers.add(ledger)
+            for ledger in sorted(metadata.ledgers - fenced):
+                if chance.random() < 0.2:
+                    await it.read(0, ledger=ledger, fence=True)
+                    fenced.add(ledger)
+            await it.fill(40, ledger=10_000 + round_number)  # nothing but this and fences
+            await it.indexed()
+            for ledger in sorted(metadata.ledgers):
+                if chance.random() < 0.4:
+                    metadata.ledgers.discard(ledger)
+            task = asyncio.create_task(collector(it, metadata).collect())
+            for _ in range(chance.choice((3, 30, 300, 100_000))):
+                await asyncio.sleep(0)
+                if task.done():
+                    break
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            if chance.random() < 0.5:
+                unflushed = it.index.unflushed_batches
+                kept = chance.choice((-1, chance.randrange(unflushed + 1)))
+                await it.crash(chance=chance, kept_batches=kept)
+            assert it.storage.node_state.limbo_epoch == 0
+            for ledger in metadata.ledgers:
+                assert len(await it.bodies(0, 10_000, ledger=ledger)) == stored[ledger]
+            for ledger in fenced & metadata.ledgers:
+                late = request(stored[ledger], ledger=ledger)
+                assert await it.add(late) is Status.FENCED
+        await it.indexed()
+        await collector(it, metadata).collect()
+        await it.indexed()
+        files = it.storage.files
+        assert files.total_bytes() <= 1.3 * files.usage.total_bytes + 4_000 + 2_000
