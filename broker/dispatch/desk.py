@@ -42,6 +42,10 @@ class Piece(NamedTuple):
         return (self.entry.ledger_id, self.entry.entry_id)
 
 
+EXPIRED_COST_BYTES = 1_000
+"""What passing over expired messages of an entry costs, as bytes that would cost as much."""
+
+
 class DeskHost(Protocol):
     """What is asked of the subscription."""
 
@@ -165,7 +169,12 @@ class Desk:
     def deliverable(self, entry: StoredEntry, mask: int) -> int:
         """Those of these messages that are neither acknowledged nor expired."""
         mask &= ~self.host.cursor.mask(entry.first_ordinal, entry.count)
-        return self.host.expiry.live(entry, mask) if mask else 0
+        if not mask:
+            return 0
+        live = self.host.expiry.live(entry, mask)
+        if live != mask:
+            self.budget -= EXPIRED_COST_BYTES
+        return live
 
     def source(self) -> deque[Piece] | None:
         """Where the next piece that may go to anybody is; None when there is none, or when it is

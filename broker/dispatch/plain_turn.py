@@ -33,7 +33,7 @@ class PlainTurn:
         if desk.choice.first(desk.able) is None or desk.fresh_room() <= 0:
             return False
         counts, most = desk.host.counts, desk.host.max_deliveries
-        while (entry := desk.reader.next()) is not None:
+        while desk.budget > 0 and (entry := desk.reader.next()) is not None:
             mask = desk.deliverable(entry, full_mask(entry.count))
             if not mask:
                 continue

@@ -11,6 +11,7 @@ from broker.backlog import clear_backlog, expire_messages, skip_messages
 from broker.conversation import Delivery, InitialPosition
 from broker.expiry import Expiry
 from broker.settings import BrokerLimits
+from broker.state_records import SubscriptionKind
 from broker.subscription import Subscription
 from magnetar.entry import EntryView, parse_prefix
 from magnetar.errors import InvalidArgument
@@ -307,6 +308,28 @@ async def test_thousands_of_expired_entries_make_no_deep_recursion() -> None:
 
         await until(lambda: subscription.backlog_messages == 0)
         assert subscription.expiry.expired_messages == 3_000
+
+
+@pytest.mark.parametrize("kind", [SubscriptionKind.SHARED, SubscriptionKind.KEY_SHARED])
+async def test_others_get_their_turn_while_a_large_backlog_expires(kind: SubscriptionKind) -> None:
+    async with world() as made:
+        node = await made.broker(policies=MINUTE)
+        subscriber = await Subscriber.open(node, permits=0, kind=kind)
+        publisher = await Publisher.open(node, "p")
+        for number in range(6_000):
+            publisher.session.publish(publisher.batch(b"%d" % number))
+        await until(lambda: len(publisher.receipts) == 6_000)
+        node.clock.wall_offset_ms = 61_000
+        expiry = (await subscription_of(node)).expiry
+        subscriber.session.add_permits(10)
+
+        most = before = 0
+        while expiry.expired_messages < 6_000:
+            await asyncio.sleep(0)
+            most = max(most, expiry.expired_messages - before)
+            before = expiry.expired_messages
+
+        assert most <= 1_500
 
 
 # --- to the dead-letter topic
