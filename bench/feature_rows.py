@@ -16,6 +16,7 @@ from bench.children import answer
 from bench.load import Paced
 from bench.magnetar_rows import in_loop, new_topic, next_number, resident_mb
 from bench.percentiles import Figures, latencies_ms
+from bench.scheduled_rows import overdue, scheduled
 from bench.soak import soak
 from demo.cluster import ProcessCluster, tree_environment
 from demo.processes import Child, start
@@ -256,5 +257,7 @@ MEASURES: Final[dict[str, Callable[[ProcessCluster, bool], Figures]]] = {
     "group-changes": group_changes,
     "slow-consumers": slow_consumers,
     "soak": soak,
+    "scheduled": scheduled,
+    "overdue": overdue,
 }
 """By the name of their row in `bench.rows`."""

@@ -18,8 +18,10 @@ from typing import Final
 import uvloop
 
 from bench.percentiles import Figures, latencies_ms
-from magnetar import Client, InitialPosition, Producer, Ticket
+from magnetar import Client, InitialPosition, PartitionedProducer, Producer, Ticket
 from magnetar.errors import ProducerQueueFull
+
+AnyProducer = Producer | PartitionedProducer
 
 MESSAGES_A_CALL: Final = 512
 SENDS_A_TURN: Final = 64
@@ -28,7 +30,7 @@ PACED_SIZE_BYTES: Final = 1024
 RECEIVED_TOGETHER: Final = 10_000
 
 
-async def _send_each(producer: Producer, payload: bytes, count: int) -> None:
+async def _send_each(producer: AnyProducer, payload: bytes, count: int) -> None:
     send = producer.send
     for number in range(count):
         try:
@@ -40,7 +42,7 @@ async def _send_each(producer: Producer, payload: bytes, count: int) -> None:
             await asyncio.sleep(0)
 
 
-async def _send_many(producer: Producer, payload: bytes, count: int) -> None:
+async def _send_many(producer: AnyProducer, payload: bytes, count: int) -> None:
     chunk = [payload] * MESSAGES_A_CALL
     for _ in range(count // MESSAGES_A_CALL):
         await producer.send_many(chunk)
@@ -69,7 +71,9 @@ async def saturate(url: str, topic: str, count: int, size_bytes: int, call: str)
 class Paced:
     """Sends at a fixed rate whatever happens; `latencies_s` run from the intended send time."""
 
-    def __init__(self, producer: Producer, rate: int, size_bytes: int = PACED_SIZE_BYTES) -> None:
+    def __init__(
+        self, producer: AnyProducer, rate: int, size_bytes: int = PACED_SIZE_BYTES
+    ) -> None:
         self._producer, self._rate = producer, rate
         self._payload = os.urandom(size_bytes)
         self._tickets: deque[tuple[float, Ticket]] = deque()

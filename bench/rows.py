@@ -151,4 +151,21 @@ ROWS: Final = (
         ),
         runs=1,
     ),
+    Row(
+        "scheduled", "10 million of 100 B scheduled over 30 minutes, 10,000 in one second",
+        Kind.FEATURE,
+        (
+            Target("owner_mb", most=300), Target("late_p99_ms", most=100),
+            Target("early", most=0), Target("repeated", most=0), Target("missing", most=0),
+        ),
+        runs=1,
+    ),
+    Row(
+        "overdue", "a million overdue after all brokers were stopped", Kind.FEATURE,
+        (
+            Target("overdue_per_s", least=20_000), Target("early", most=0),
+            Target("repeated", most=0), Target("missing", most=0),
+        ),
+        runs=1,
+    ),
 )  # fmt: skip

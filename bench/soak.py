@@ -7,11 +7,11 @@ import random
 import time
 from typing import Final
 
+from bench.load import AnyProducer
 from bench.magnetar_rows import in_loop, new_topic
 from bench.percentiles import Figures
 from demo.cluster import ProcessCluster
 from magnetar import Client, InitialPosition
-from magnetar.producer import Producer
 
 SOAK_S: Final = 3_600.0
 QUICK_S: Final = 30.0
@@ -31,7 +31,7 @@ class _Traffic:
         self.errors = 0
         self.longest_wait_s = 0.0
 
-    async def run(self, producer: Producer, seconds: float) -> None:
+    async def run(self, producer: AnyProducer, seconds: float) -> None:
         began_s = time.perf_counter()
         async with asyncio.TaskGroup() as settling:
             while (now_s := time.perf_counter() - began_s) < seconds:
@@ -41,7 +41,7 @@ class _Traffic:
                 settling.create_task(self._settle(producer, self.sent))
                 self.sent += 1
 
-    async def _settle(self, producer: Producer, number: int) -> None:
+    async def _settle(self, producer: AnyProducer, number: int) -> None:
         sent_s = time.perf_counter()
         try:
             await producer.send(b"%d" % number)
