@@ -98,7 +98,7 @@ class TopicDeletion:
 
     async def _fence(self, record: TopicRecord) -> None:
         open_ledgers = [info.ledger_id for info in record.ledgers if not info.closed_ms]
-        for ledger_id in (*open_ledgers, *record.state_ledgers):
+        for ledger_id in (*open_ledgers, *record.state_ledgers, *record.schedule_ledgers):
             try:
                 await self._ledgers.recover(ledger_id)
             except LedgerNotFound:
