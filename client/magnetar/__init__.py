@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from magnetar.reader import Reader
     from magnetar.redelivery_backoff import RedeliveryBackoff
     from magnetar.redrive import RedriveReport
+    from magnetar.requests import Reply
     from magnetar.routing import OutgoingMessage
     from magnetar.scheduled_id import ScheduledId
     from magnetar.ticket import Ticket, Tickets
@@ -69,6 +70,7 @@ __all__ = [
     "Reader",
     "RedeliveryBackoff",
     "RedriveReport",
+    "Reply",
     "ScheduledId",
     "Ticket",
     "Tickets",
@@ -100,6 +102,7 @@ _HOMES = {
     "Reader": "reader",
     "RedeliveryBackoff": "redelivery_backoff",
     "RedriveReport": "redrive",
+    "Reply": "requests",
     "ScheduledId": "scheduled_id",
     "Ticket": "ticket",
     "Tickets": "ticket",

@@ -349,7 +349,7 @@ class Client(Handling):
             return
         self._closing = True
         try:
-            await self.stop_listeners()
+            await self._stop_handling()
         finally:
             self._closed = True
             await self._close_parts()

@@ -6,6 +6,7 @@
     │   ├── MessageTooLarge
     │   └── InvalidFrame           bytes that do not follow the protocol or the stored format
     ├── NotSupported               understood, and not available in this version
+    ├── RequestFailed              the one who was asked answered that it failed
     ├── OperationTimeout           no answer in time: the outcome is unknown
     ├── ConnectionFailed           no server reached, or the link was lost
     ├── AlreadyClosed              the object was closed by its user
@@ -63,6 +64,10 @@ class InvalidFrame(InvalidArgument):
 
 class NotSupported(MagnetarError):
     """Understood, and not available in this version."""
+
+
+class RequestFailed(MagnetarError):
+    """Whoever handles such requests raised the error of the text."""
 
 
 class OperationTimeout(MagnetarError):

@@ -33,7 +33,7 @@ class Listeners:
         options: dict[str, Any],
     ) -> Listener:
         """Bind a handler; it is started by the next `start`. Raises InvalidArgument."""
-        if not _is_asynchronous(handler):
+        if not is_asynchronous(handler):
             raise InvalidArgument(
                 "a handler is an `async def`; plain functions are for magnetar.sync")
         if concurrency < 1 or stop_timeout_s < 0:
@@ -101,6 +101,7 @@ async def _stop_all(listeners: list[Listener]) -> None:
         raise errors[0]
 
 
-def _is_asynchronous(handler: object) -> bool:
+def is_asynchronous(handler: object) -> bool:
+    """Whether calling it gives something to await."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
         getattr(handler, "__call__", None))  # noqa: B004

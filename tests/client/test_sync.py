@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from magnetar import BatchReceivePolicy, ConsumerType, InitialPosition, Message
+from magnetar import BatchReceivePolicy, ConsumerType, InitialPosition, Message, Reply
 from magnetar.cli.app import app
-from magnetar.errors import ConnectionFailed, OperationTimeout
+from magnetar.errors import ConnectionFailed, OperationTimeout, RequestFailed
 from magnetar.sync import Client, Consumer
 from tests.client.memory_broker import MemoryCluster
 
@@ -134,6 +134,35 @@ def test_handlers_in_the_background(cluster: MemoryCluster) -> None:
             producer.send(b"x")
         client.start_listeners()
         assert handled.wait(5)
+
+
+def test_requests_and_replies(cluster: MemoryCluster) -> None:
+    with Client(cluster.url) as client, Client(cluster.url) as server:
+        @server.reply("prices")
+        def price(request: Message) -> Reply:
+            return Reply(request.data.upper(), {"thread": threading.current_thread().name})
+
+        @server.reply("shop")
+        def shop(request: Message) -> bytes:
+            raise ValueError("closed")
+
+        server.start_listeners()
+        reply = client.request("prices", b"apples")
+        with pytest.raises(RequestFailed, match="ValueError: closed"):
+            client.request("shop", b"")
+
+        with client.subscribe(
+            "manual", "s", initial_position=InitialPosition.Earliest
+        ) as consumer:
+            def answer() -> None:
+                client.reply_to(consumer.receive(5000), b"pong", {"by": "hand"})
+
+            answering = threading.Thread(target=answer)
+            answering.start()
+            by_hand = client.request("manual", b"ping", 5, partition_key="k")
+            answering.join()
+    assert reply.data == b"APPLES" and "handler" in reply.properties["thread"]
+    assert (by_hand.data, by_hand.properties["by"]) == (b"pong", "hand")
 
 
 def test_callbacks_tell_of_success(cluster: MemoryCluster) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -12,8 +12,10 @@ from magnetar import client as asynchronous
 from magnetar.consuming import Consumer as AsyncConsumer
 from magnetar.consuming import OnActiveChanged
 from magnetar.enums import InitialPosition
+from magnetar.handling import REQUEST_TIMEOUT_S
 from magnetar.message import Message
 from magnetar.multi_topic_reader import Start
+from magnetar.redelivery_backoff import Delay
 from magnetar.redrive import RedriveReport
 from magnetar.sync.consumer import Consumer
 from magnetar.sync.loop_thread import THREAD
@@ -102,6 +104,32 @@ class Client:
             return handler
 
         return bind
+
+    def request(
+        self, topic: str, content: bytes, timeout: Delay = REQUEST_TIMEOUT_S, **options: Any
+    ) -> Message:
+        """See the asynchronous `request`."""
+        return THREAD.run(self._client.request(topic, content, timeout, **options))
+
+    def reply(
+        self, topics: Topics | None, subscription: str = "repliers", *, concurrency: int = 1,
+        **options: Any,
+    ) -> Callable[[Function], Function]:
+        """See the asynchronous `reply`; a plain function runs in one of `concurrency` threads."""
+        def bind(handler: Function) -> Function:
+            answer: Callable[[Message], Any] = handler
+            if not inspect.iscoroutinefunction(handler):
+                answer = self._in_threads(handler, concurrency)
+            self._client.reply(topics, subscription, concurrency=concurrency, **options)(answer)
+            return handler
+
+        return bind
+
+    def reply_to(
+        self, request: Message, content: bytes, properties: Mapping[str, str] | None = None
+    ) -> None:
+        """See the asynchronous `reply_to`."""
+        THREAD.run(self._client.reply_to(request, content, properties))
 
     def run(self) -> None:
         """Serve all handlers until `stop_listeners`, from another thread, or an interrupt."""
