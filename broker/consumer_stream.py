@@ -90,6 +90,8 @@ class ConsumerStream:
                 positions_of(negative.positions), negative.delay_ms, negative.reason,
                 counted=not negative.uncounted,
             )
+            if negative.request_id:
+                self._writer.put(done_frame(negative.request_id, None))
         if request.HasField("seek"):
             await self._seek(session, request.seek)
         if request.last_message_id_request:

@@ -473,6 +473,7 @@ class Subscription:
         """See ConsumerSession.negative."""
         if not self.name:
             return
+        session.told_end = False  # told again when this too has come, or was given up
         failure = Failure(counted, delay_ms / 1000, reason)
         lost = []
         for position in positions[: self._limits.acknowledge_positions]:

@@ -50,6 +50,8 @@ class TopicConsumer(ConsumerLink, Consumer):
         self._backoff = options.backoff
         self._keyed_queue = queue if isinstance(queue, KeyedQueue) else None
         self._failed_keys = FailedKeys()
+        self._returned = self._return_known = 0
+        """The last request that gave something back; both are equal once it is answered."""
         self._acknowledger = Acknowledger(queue)
         self._negatives = NegativeAcknowledger()
         timeout_ms = options.unacked_messages_timeout_ms
@@ -255,7 +257,12 @@ class TopicConsumer(ConsumerLink, Consumer):
         if again is not None:
             self._unsent.insert(0, lambda request: request.acknowledge.append(again))
 
+    @property
+    def _returning(self) -> bool:
+        return self._negatives.sendable or self._return_known < self._returned
+
     def _unlinked(self) -> None:
+        self._return_known = self._returned
         self._tell_active(False)
 
     def _fill(self, request: pb.ConsumeRequest) -> bool:
@@ -266,17 +273,19 @@ class TopicConsumer(ConsumerLink, Consumer):
             request.acknowledge.append(group)
             anything = True
         if self._negatives.sendable:
-            anything = self._negatives.fill(request) or anything
-            if self._failed_keys.untold and not self._negatives.sendable:
-                request_id = self._next_request_id()
-                request.acknowledge.add(request_id=request_id)
-                self._failed_keys.told(request_id)
+            self._returned = self._next_request_id()
+            self._negatives.fill(request, self._returned)
+            if not self._negatives.sendable:
+                self._failed_keys.told(self._returned)
+            anything = True
         return anything
 
     def _answered(self, done: pb.RequestDone) -> None:
-        if self._failed_keys.answered(done.request_id):
+        if done.request_id == self._returned:
+            self._return_known = self._returned
+        if self._failed_keys:
+            self._failed_keys.answered(done.request_id)
             self._follow_refusals()
-            return
         error = to_exception(done.error) if done.HasField("error") else None
         if self._acknowledger.settled(done.request_id, error) and self._acknowledger.sendable:
             self._wake()
@@ -299,6 +308,7 @@ class TopicConsumer(ConsumerLink, Consumer):
     def _return(self, position: Position, bits: int | None, terms: Terms) -> None:
         self._negatives.add(position, bits, terms)
         self._queue.given_back(position, -1 if bits is None else bits)
+        self._at_end_of_topic = False
         if self._timeouts is not None:
             self._timeouts.settled(position, bits)
         self._wake()

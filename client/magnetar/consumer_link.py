@@ -103,6 +103,11 @@ class ConsumerLink(ABC):
         """The link was lost."""
         return
 
+    @property
+    def _returning(self) -> bool:
+        """Something is given back of which the broker may not know yet."""
+        return False
+
     def _active_changed(self, active: bool) -> None:
         """The broker serves this consumer, or does no longer."""
         return
@@ -218,7 +223,7 @@ class ConsumerLink(ABC):
     def _no_more(self) -> bool:
         """Something has to be told before there are more messages, if ever."""
         return bool(self._damage) or self._end is not None or (
-            self._at_end_of_topic and not self._queue.expects_more)
+            self._at_end_of_topic)
 
     def _past_the_end(self) -> EndOfTopic:
         return EndOfTopic(f"{self.topic} was terminated and all of it was received")
@@ -400,7 +405,7 @@ class ConsumerLink(ABC):
             self._resolve(reply.last_message_id.request_id, reply, None)
         if reply.HasField("active_changed"):
             self._active_changed(reply.active_changed.active)
-        if reply.end_of_topic:
+        if reply.end_of_topic and not self._returning:
             self._at_end_of_topic = True
             self._wake_receivers()
         if reply.closed:

@@ -1,8 +1,8 @@
 """Which keys wait for a message that failed, until the broker knows of it too.
 
 The broker holds such a key from when it hears of the failure. What it had sent before may still
-arrive; that is given back, so that it comes again behind the message that failed. A request that
-goes with the failure tells by its answer that nothing of before is under way any more.
+arrive; that is given back, so that it comes again behind the message that failed. The answer to
+the request that tells of the failure comes behind everything sent before it was known.
 """
 
 from __future__ import annotations
@@ -29,21 +29,15 @@ class FailedKeys:
         self._failed.setdefault(key, set()).add(place)
         self._untold.append((key, place))
 
-    @property
-    def untold(self) -> bool:
-        """Whether a request is to go with the next frame."""
-        return bool(self._untold)
-
     def told(self, request_id: int) -> None:
         """The broker is being told of all so far."""
-        self._asked[request_id], self._untold = self._untold, []
+        if self._untold:
+            self._asked[request_id], self._untold = self._untold, []
 
-    def answered(self, request_id: int) -> bool:
-        """The broker knew by then; False: it was another request."""
-        known = self._asked.pop(request_id, None)
-        for key, place in known or ():
+    def answered(self, request_id: int) -> None:
+        """The broker knows what it was told with this request."""
+        for key, place in self._asked.pop(request_id, ()):
             self._forget(key, place)
-        return known is not None
 
     def refuses(self, key: str | None, place: Place) -> bool:
         """Whether the message comes too early. The one that failed never does."""

@@ -53,8 +53,9 @@ class NegativeAcknowledger:
         before = group.get(position, 0)
         group[position] = None if bits is None or before is None else before | bits
 
-    def fill(self, request: pb.ConsumeRequest) -> bool:
-        """Put as much into a frame as one may hold; whether there was anything."""
+    def fill(self, request: pb.ConsumeRequest, request_id: int) -> None:
+        """Put as much into a frame as one may hold; there is something. The answer to
+        `request_id` tells that the broker knows all of it."""
         room = POSITIONS_A_REQUEST
         for terms in list(islice(self._groups, REASONS_A_REQUEST)):
             group = self._groups[terms]
@@ -67,7 +68,7 @@ class NegativeAcknowledger:
                 del self._groups[terms]
             if not room:
                 break
-        return room < POSITIONS_A_REQUEST
+        request.negative[-1].request_id = request_id
 
     @property
     def sendable(self) -> bool:

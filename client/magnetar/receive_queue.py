@@ -273,11 +273,6 @@ class ReceiveQueue:
         if held is not None:
             held.given_back |= bits
 
-    @property
-    def expects_more(self) -> bool:
-        """Whether something given back has not come again."""
-        return any(held.given_back for held in self._held.values())
-
     def begin_epoch(self, epoch: int) -> None:
         """A seek happened: nothing of before it is handed out any more."""
         if epoch > self._epoch or self._new_link:

@@ -333,6 +333,9 @@ class MemorySession:
             self._acknowledge(acknowledge, broker, reply)
         for asked in request.negative:
             subscription.negative(asked, self)
+            if asked.request_id:
+                self.told_end = False
+                self.say(pb.ConsumeReply(done=[pb.RequestDone(request_id=asked.request_id)]))
         if request.HasField("seek"):
             subscription.seek(request.seek)
             reply.done.add(request_id=request.seek.request_id)

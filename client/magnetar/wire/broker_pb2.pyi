@@ -715,12 +715,15 @@ class NegativeAcknowledge(_message.Message):
     DELAY_MS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     UNCOUNTED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     delay_ms: _builtins.int
     """deliver them again so much later"""
     reason: _builtins.str
     """kept for the dead letter, up to 1 KiB"""
     uncounted: _builtins.bool
     """given back unused: no delivery more, in its old place"""
+    request_id: _builtins.int
+    """answered by a RequestDone, behind all that was sent before; 0: not"""
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]: ...
     def __init__(
@@ -730,10 +733,11 @@ class NegativeAcknowledge(_message.Message):
         delay_ms: _builtins.int = ...,
         reason: _builtins.str = ...,
         uncounted: _builtins.bool = ...,
+        request_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_ms", b"delay_ms", "positions", b"positions", "reason", b"reason", "uncounted", b"uncounted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_ms", b"delay_ms", "positions", b"positions", "reason", b"reason", "request_id", b"request_id", "uncounted", b"uncounted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
