@@ -9,6 +9,7 @@ from typing import Protocol
 from broker.forwarding.lane import ForwardLane, LaneHost
 from broker.forwarding.lanes import TopicLanes
 from broker.stored_entry import StoredEntry
+from broker.subscription_name import group_of
 from magnetar.dead_letter import REDRIVE, DeadLetter
 from magnetar.entry import EntryView
 from magnetar.errors import MagnetarError
@@ -86,7 +87,7 @@ class TopicDeadLetters:
         if mask:
             topic = TopicName.parse(self._host.name)
             self._lane(subscription).give(entry, mask, DeadLetterLabels(
-                topic.full, topic.partition, subscription, attempts, reason,
+                topic.full, topic.partition, group_of(subscription), attempts, reason,
                 self._lanes.office.clock.wall_ms(),
             ), settled)
 

@@ -88,7 +88,8 @@ def _settlement(request: pb.SettleRequest) -> Settlement:
         if given.uncounted:
             unused += positions_of(given.positions)
         else:
-            negative.append(Failed(positions_of(given.positions), given.delay_ms / 1000))
+            negative.append(Failed(
+                positions_of(given.positions), given.delay_ms, given.reason))
     return Settlement(
         request.subscription, request.consumer_name, positions_of(request.individual),
         position_of(request.cumulative) if request.HasField("cumulative") else None,

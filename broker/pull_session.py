@@ -22,6 +22,8 @@ Key = tuple[int, int]
 CROWDED = 1 << 62
 """As a backlog in bytes: nothing more is to be sent."""
 
+LEASE_OVER = "not settled within its lease"
+
 READING_S = 0.05
 """A call that does not want to wait waits so long, at most, for messages to be read from the
 bookies."""
@@ -206,15 +208,13 @@ class PullSession:
         if given:
             self._attached().give_back(given)
 
-    def fail(self, positions: Sequence[MessagePosition], delay_s: float) -> None:
-        """Deliver those of these that are out again after a delay, counted; until then they stay
-        out, as if leased for so long."""
+    def fail(
+        self, positions: Sequence[MessagePosition], delay_ms: int = 0, reason: str = ""
+    ) -> None:
+        """Deliver those of these that are out again after a delay, counted."""
         failed = self._cut_all(positions)
-        if failed and delay_s <= 0:
-            self._attached().redeliver(failed)
-        else:
-            for position in failed:
-                self._hold((position.ledger_id, position.entry_id), position.batch_mask, delay_s)
+        if failed:
+            self._attached().negative(failed, delay_ms, reason)
 
     def _cut_all(self, positions: Sequence[MessagePosition]) -> list[MessagePosition]:
         self.last_used_s = self._clock.monotonic_s()
@@ -272,7 +272,7 @@ class PullSession:
             self.last_used_s = now_s
             positions = [position_of(key, lease.mask) for lease in over]
             self.settled(positions)
-            self._attached().redeliver(positions)
+            self._attached().negative(positions, reason=LEASE_OVER)
 
 
 def position_of(key: Key, mask: int) -> MessagePosition:

@@ -47,10 +47,11 @@ class PullLimits:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Messages that are to come again, counted, after a delay."""
+    """Messages that are to come again, counted, after a delay. The reason is kept."""
 
     positions: Sequence[MessagePosition]
-    delay_s: float = 0.0
+    delay_ms: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,8 @@ class PullSessions:
 
     def _at_end(self, opening: OpenConsumer) -> bool:
         """The topic takes no more messages, and all are acknowledged."""
-        subscription = self._host.subscription_named(opening.subscription)
+        subscription = self._host.subscription_named(
+            opening.subscription, opening.consumer_name)
         return self._host.terminated and (
             subscription is not None and not subscription.backlog_messages)
 
@@ -179,7 +181,7 @@ class PullSessions:
             session.extend(told.extend, told.lease_s or self.limits.lease_s)
         if session is not None:
             for failed in told.negative:
-                session.fail(failed.positions, failed.delay_s)
+                session.fail(failed.positions, failed.delay_ms, failed.reason)
             session.give_back(told.unused)
         if told.individual or told.cumulative is not None:
             await _acknowledged(subscription, told)

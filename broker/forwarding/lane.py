@@ -444,7 +444,7 @@ class ForwardLane:
 
 def producer_name(topic: str, subscription: str) -> str:
     """The name under which a subscription's messages go to other topics; nobody else's."""
-    name = f"from {topic} by {subscription}"
+    name = f"from {topic} by {subscription!r}"
     if len(name.encode()) <= MAX_PRODUCER_NAME_BYTES:
         return name
     return f"from {blake2b(name.encode(), digest_size=16).hexdigest()}"

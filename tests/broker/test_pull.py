@@ -15,6 +15,7 @@ from broker.selector import parse_filter
 from broker.state_records import SubscriptionKind
 from magnetar.entry import EntryView, parse_prefix
 from magnetar.errors import ConsumerBusy, InvalidArgument, NotOwner, SubscriptionNotFound
+from tests.broker.test_dead_letters import dead_letters
 from tests.broker.world import (
     TOPIC,
     Node,
@@ -40,12 +41,13 @@ class Puller:
     tags: str = "*"
     deliveries: list[Delivery] = field(default_factory=list)
     end_of_topic: bool = False
+    max_deliveries: int = 0
 
     @property
     def opening(self) -> OpenConsumer:
         return OpenConsumer(
             TOPIC, "s", self.kind, InitialPosition.EARLIEST, consumer_name=self.name,
-            filter=parse_filter(self.tags, ""))
+            filter=parse_filter(self.tags, ""), max_deliveries=self.max_deliveries)
 
     async def pulls(self) -> PullSessions:
         return (await self.node.broker.topic_here(TOPIC)).pulls
@@ -78,6 +80,7 @@ class Puller:
     async def time_passes(self, seconds: float) -> None:
         self.node.clock.ahead_s += seconds
         (await self.pulls()).look_at_time()
+        (await self.node.topic()).wake_dispatch()
 
 
 def payloads(delivery: Delivery) -> list[bytes]:
@@ -242,7 +245,7 @@ async def test_what_failed_comes_again_after_its_delay() -> None:
         await puller.pull(2)
         first, second = puller.positions
 
-        await puller.settle(negative=[Failed([first], 5.0), Failed([second], 1.0)])
+        await puller.settle(negative=[Failed([first], 5_000), Failed([second], 1_000)])
         assert await puller.pull(2) == []
         await puller.time_passes(2)
         assert await puller.pull(2) == numbered(1)
@@ -430,6 +433,73 @@ async def test_the_last_message_of_a_terminated_topic_is_told() -> None:
 
         assert await puller.pull(2, wait_s=60) == []
         assert puller.end_of_topic
+
+
+async def test_each_member_of_a_broadcast_pulls_and_settles_for_itself() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await filled(node, 3)
+        one = Puller(node, "one", SubscriptionKind.BROADCAST)
+        two = Puller(node, "two", SubscriptionKind.BROADCAST)
+
+        assert await one.pull(3) == numbered(0, 1, 2)
+        await one.settle(individual=one.positions, close=True)
+        assert await two.pull(2) == numbered(0, 1)
+        await two.settle(cumulative=position_of(two.deliveries[0]))
+
+        topic = await node.topic()
+        assert [member.backlog_messages for member in topic.members_of("s")] == [0, 2]
+
+
+async def test_keys_are_pulled_in_order_by_pullers_that_share_them() -> None:
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node, "p")
+        publisher.session.publish(publisher.batch(
+            *numbered(*range(12)), partition_keys=[f"k{number % 3}" for number in range(12)]))
+        await until(lambda: bool(publisher.receipts))
+        pullers = [Puller(node, name, SubscriptionKind.KEY_SHARED) for name in ("a", "b")]
+
+        order: list[int] = []
+        while len(order) < 12:
+            for puller in pullers:
+                order += map(int, await puller.pull(2, wait_s=0))
+                await puller.acknowledge()
+
+        for key in range(3):
+            mine = [number for number in order if number % 3 == key]
+            assert mine == list(range(key, 12, 3))
+
+
+async def test_a_standby_puller_gets_nothing_until_it_is_active() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await filled(node, 3)
+        active = Puller(node, "a", SubscriptionKind.FAILOVER)
+        standby = Puller(node, "b", SubscriptionKind.FAILOVER)
+        assert await active.pull(1) == numbered(0)
+
+        assert await standby.pull(3) == []
+        await active.settle(individual=active.positions, close=True)
+
+        assert await standby.pull(3) == numbered(1, 2)
+
+
+async def test_what_leases_end_for_too_often_becomes_a_dead_letter() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await filled(node, 2)
+        puller = Puller(node, max_deliveries=2)
+        for _ in range(2):
+            assert await puller.pull(1, wait_s=5) == numbered(0)
+            await puller.time_passes(31)
+        await until(lambda: bool(made.forwarder.batches))
+
+        assert await puller.pull(2) == numbered(1)
+        [(view, index)] = await dead_letters(node)
+        properties = view.properties(index)
+        assert properties["dead_letter.attempts"] == "2"
+        assert properties["dead_letter.reason"] == "not settled within its lease"
 
 
 async def test_bounds_and_bad_requests_are_told() -> None:
