@@ -138,7 +138,7 @@ class Broker:
         )
         self._memory = MemoryTopics(
             self._me, MemoryOwnership(self._me, self.directory, probe, clock, settings.limits),
-            self.registry, resolver, clock, random, settings.limits, self.cache, self.counters,
+            self.registry, resolver, clock, random, settings.limits, self.counters,
             self._make_topic,
         )
         self._deletion = TopicDeletion(store, self.catalog, ledgers, clock, self._me)

@@ -95,7 +95,7 @@ class MemoryKeeper:
 
     def _enforce(self) -> None:
         self._enforcing = False
-        while self._memory is not None and self._memory.size_bytes > self._limit_bytes:
+        while self._memory is not None and self._memory.held_bytes > self._limit_bytes:
             if not self.drop_oldest():
                 break
 

@@ -22,12 +22,19 @@ from magnetar.ids import EntryId, LedgerId
 from magnetar.runtime.clock import Clock
 from metadata.topics import LedgerInfo, Owner, TopicRecord
 
+ENTRY_OVERHEAD_BYTES = 48
+"""What an entry costs beside its body; without it many tiny ones would exceed the bounds."""
+
 
 @dataclass(slots=True)
 class _Segment:
     ledger_id: LedgerId
     entries: list[bytes] = field(default_factory=list)
     size_bytes: int = 0
+
+    @property
+    def held_bytes(self) -> int:
+        return self.size_bytes + len(self.entries) * ENTRY_OVERHEAD_BYTES
 
 
 class MemoryState:
@@ -86,8 +93,8 @@ class MemorySchedule:
 
 
 class MemoryLog(LogPositions):
-    """See the module. `on_segment` is called when a segment begins; `added` is told the bytes
-    that came, or went if below 0."""
+    """See the module. `on_segment` is called when a segment begins; `added` is told the bytes of
+    memory that were taken, or given back if below 0."""
 
     persistent: ClassVar[bool] = False
     doomed_ledgers: ClassVar[tuple[LedgerId, ...]] = ()
@@ -109,7 +116,8 @@ class MemoryLog(LogPositions):
         self._added = added
         self._segments: dict[LedgerId, _Segment] = {}
         self._open: _Segment | None = None
-        self._size_bytes = 0
+        self.held_bytes = 0
+        """Memory that the entries take."""
         self.error: LedgerError | None = None
         """Why nothing is appended any more."""
         self.last_confirmed = BEFORE_FIRST
@@ -123,11 +131,6 @@ class MemoryLog(LogPositions):
     def record(self) -> TopicRecord:
         """As a durable log's, but for what is durable."""
         return self._record
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of what is kept."""
-        return self._size_bytes
 
     def bytes_of(self, info: LedgerInfo) -> int:
         """Bytes of a segment's entries; 0 of one that is gone."""
@@ -151,12 +154,13 @@ class MemoryLog(LogPositions):
         segment = self._open or self._begin()
         segment.entries.append(body)
         segment.size_bytes += len(body)
-        self._size_bytes += len(body)
+        held_bytes = len(body) + ENTRY_OVERHEAD_BYTES
+        self.held_bytes += held_bytes
         position = Position(segment.ledger_id, EntryId(len(segment.entries) - 1))
         self.last_confirmed = position
-        if segment.size_bytes >= self._segment_bytes:
+        if segment.held_bytes >= self._segment_bytes:
             self._end()
-        self._added(len(body))
+        self._added(held_bytes)
         on_done(position)
 
     def _begin(self) -> _Segment:
@@ -212,9 +216,9 @@ class MemoryLog(LogPositions):
             self._record, ledgers=self._record.ledgers[count:],
             trimmed_ledgers=self._record.trimmed_ledgers + count,
         )
-        freed = sum(self._segments.pop(info.ledger_id).size_bytes for info in gone)
-        self._size_bytes -= freed
-        self._added(-freed)
+        freed_bytes = sum(self._segments.pop(info.ledger_id).held_bytes for info in gone)
+        self.held_bytes -= freed_bytes
+        self._added(-freed_bytes)
 
     async def tidy(self) -> None:
         """Nothing is left to be written down."""

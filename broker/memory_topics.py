@@ -46,7 +46,7 @@ class MemoryTopics:
     def __init__(
         self, me: Callable[[], BrokerRegistration], ownership: MemoryOwnership,
         registry: TopicRegistry, resolver: PolicyResolver, clock: Clock, random: Random,
-        limits: BrokerLimits, cache: TailCache, counters: TopicCounters, make: MakeTopic,
+        limits: BrokerLimits, counters: TopicCounters, make: MakeTopic,
     ) -> None:
         self._me = me
         self._ownership = ownership
@@ -55,7 +55,7 @@ class MemoryTopics:
         self._clock = clock
         self._random = random
         self._limits = limits
-        self._cache = cache
+        self._cache = TailCache(limits.memory_tail_bytes)
         self._counters = counters
         self._make = make
         self.budget = MemoryBudget(limits.memory_bytes)

@@ -66,6 +66,9 @@ class BrokerLimits:
     the topic in which least happens."""
     memory_topic_bytes: int = 32 * MIB
     """Messages of one non-persistent topic; above it its oldest are dropped."""
+    memory_tail_bytes: int = 16 * MIB
+    """Newest entries of non-persistent topics, ready for consumers that keep up; a cache of their
+    own, so that they do not displace what would have to be read from bookies."""
     memory_segment_bytes: int = 1 * MIB
     """So much is dropped at a time."""
     probed_s: float = 1.0

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from magnetar import Client, InitialPosition, Producer, ProducerAccessMode
+from magnetar import Client, InitialPosition, Producer, ProducerAccessMode, sync
 from magnetar.errors import ConnectionFailed, OperationTimeout, ProducerBusy, ProducerFenced
 from tests.broker.test_service import Served, served
 from tests.broker.world import until, world
@@ -156,6 +156,23 @@ async def test_closing_the_client_ends_the_wait() -> None:
 
         with pytest.raises(ConnectionFailed):
             await waiting
+
+
+async def test_programs_without_a_loop_have_them_too() -> None:
+    def publish(url: str) -> tuple[int, str]:
+        with (
+            sync.Client(url) as client,
+            client.create_producer("orders", access_mode=EXCLUSIVE) as producer,
+        ):
+            producer.send(b"x")
+            with pytest.raises(ProducerBusy) as busy:
+                client.create_producer("orders", access_mode=EXCLUSIVE)
+            return producer.topic_epoch, str(busy.value)
+
+    async with world() as made, served(made) as broker:
+        epoch, said = await asyncio.to_thread(publish, broker.url)
+
+    assert epoch == 1 and "exclusive producer" in said
 
 
 async def test_the_command_line_names_the_modes() -> None:

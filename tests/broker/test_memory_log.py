@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from broker.memory_log import MemoryLog
+from broker.memory_log import ENTRY_OVERHEAD_BYTES, MemoryLog
 from ledger.managed_log import LogPolicy
 from ledger.position import BEFORE_FIRST, Position
 from magnetar.errors import LedgerClosed, LedgerError, LedgerFenced
@@ -19,9 +19,9 @@ FIRST = 7_000
 class Kept:
     """A log, and what it told."""
 
-    def __init__(self, segment_bytes: int = 10) -> None:
+    def __init__(self, segment_bytes: int = 2 * (5 + ENTRY_OVERHEAD_BYTES)) -> None:
         self.begun = 0
-        self.size_bytes = 0
+        self.held_bytes = 0
         self.done: list[Position | LedgerError] = []
         self.log = MemoryLog(
             "non-persistent://public/default/x", Owner(BrokerId("b1"), "i", 5), LedgerId(FIRST),
@@ -32,7 +32,7 @@ class Kept:
         self.begun += 1
 
     def _added(self, size_bytes: int) -> None:
-        self.size_bytes += size_bytes
+        self.held_bytes += size_bytes
 
     def fill(self, count: int, body: Callable[[int], bytes] = lambda number: b"%05d" % number
              ) -> None:
@@ -57,7 +57,8 @@ async def test_an_append_is_confirmed_at_once_and_segments_follow_each_other() -
     assert kept.log.last_confirmed == at(2, 0) and kept.begun == 3
     assert [(one.entries, one.size_bytes) for one in kept.log.record.ledgers] == [
         (2, 10), (2, 10), (-1, 0)]
-    assert (kept.log.entries, kept.log.size_bytes, kept.size_bytes) == (5, 25, 25)
+    assert (kept.log.entries, kept.log.size_bytes) == (5, 25)
+    assert kept.held_bytes == kept.log.held_bytes == 25 + 5 * ENTRY_OVERHEAD_BYTES
     assert kept.log.entries_between(at(0, 1), at(2, 1)) == 4
 
 
@@ -79,9 +80,9 @@ async def test_what_is_dropped_is_passed_over() -> None:
     assert kept.log.drop_oldest()
 
     assert await kept.read() == [b"00002", b"00003", b"00004"]
-    assert kept.log.first_position == at(1, 0) and kept.size_bytes == 15
+    assert kept.log.first_position == at(1, 0) and kept.log.size_bytes == 15
     assert kept.log.drop_oldest() and kept.log.drop_oldest() and not kept.log.drop_oldest()
-    assert kept.log.record.ledgers == () and kept.size_bytes == 0
+    assert kept.log.record.ledgers == () and kept.held_bytes == 0
     kept.fill(1)
     assert kept.done[-1] == at(3, 0), "the numbers go on"
     assert await kept.read() == [b"00000"]
@@ -111,4 +112,4 @@ async def test_after_the_end_nothing_is_taken() -> None:
 
     assert [type(one) for one in kept.done] == [
         Position, LedgerClosed, LedgerFenced, LedgerFenced]
-    assert kept.size_bytes == 0
+    assert kept.held_bytes == kept.log.held_bytes == 0

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from contextlib import suppress
+from itertools import chain
 
 import pytest
 
@@ -62,6 +63,58 @@ async def test_messages_flow_in_memory() -> None:
         with pytest.raises(NotSupported, match="not persistent"):
             await producer.send(b"later", deliver_after=60)
         assert (await producer.send(b"now")).ledger_id > 0
+
+
+@pytest.mark.parametrize("kind", list(ConsumerType))
+async def test_every_type_of_subscription_works_in_memory(kind: ConsumerType) -> None:
+    async with world() as made, served(made) as broker, Client(broker.url) as client:
+        alone = kind is ConsumerType.Exclusive
+        consumers = [
+            await client.subscribe(
+                TOPIC, "s", consumer_type=kind, consumer_name=name,
+                negative_ack_redelivery_delay_ms=1)
+            for name in ("a", "b")[:1 if alone else 2]
+        ]
+        copies = len(consumers) if kind is ConsumerType.Broadcast else 1
+        wanted = [b"%d" % number for number in range(100)]
+        got: list[list[bytes]] = [[] for _ in consumers]
+        failed: set[bytes] = set()
+
+        async def work(consumer: Consumer, into: list[bytes]) -> None:
+            while True:
+                message = await consumer.receive()
+                if message.data == b"50" and not failed:
+                    failed.add(message.data)
+                    consumer.negative_acknowledge(message)
+                    continue
+                into.append(message.data)
+                await consumer.acknowledge(message)
+
+        workers = [
+            asyncio.create_task(work(one, into))
+            for one, into in zip(consumers, got, strict=True)
+        ]
+        producer = await client.create_producer(TOPIC)
+        for number, content in enumerate(wanted):
+            producer.send(content, partition_key=f"key {number % 7}")
+        await producer.flush()
+
+        await until(lambda: sum(map(len, got)) >= copies * 100)
+        for worker in workers:
+            worker.cancel()
+        assert sorted(chain.from_iterable(got)) == sorted(wanted * copies)
+
+
+async def test_pulling_works_in_memory() -> None:
+    async with world() as made, served(made) as broker, Client(broker.url) as client:
+        puller = await client.create_puller(TOPIC, "s")
+        assert await puller.pull(10, 0) == []
+        producer = await client.create_producer(TOPIC)
+        await (await producer.send_many([b"1", b"2"]))
+
+        messages = await puller.pull(10, 5_000)
+
+        assert [one.data for one in messages] == [b"1", b"2"]
 
 
 async def test_it_goes_on_at_the_next_broker_when_the_first_dies() -> None:

@@ -28,6 +28,11 @@ class Producer:
         lambda self: self._producer.producer_name, doc="The name the broker knows it by.")
 
     @property
+    def topic_epoch(self) -> int:
+        """Of an exclusive producer; see the asynchronous one."""
+        return self._producer.topic_epoch
+
+    @property
     def last_sequence_id(self) -> int:
         """The highest sequence id known to be durable; -1: none."""
         return self._producer.last_sequence_id
