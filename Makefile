@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types sim sim-mutants bench proto images clean
+.PHONY: help setup demo test test-all lint types sim sim-mutants bench proto reference images clean
 
 python := .venv/bin/python
 rooms := client/magnetar metadata ledger bookie tenants broker server
@@ -47,6 +47,9 @@ bench: $(installed) ## Measure beside the bare data path on the same disk
 
 proto: $(installed) ## Generate the committed code of proto/ anew
 	@PYTHON="$(CURDIR)/$(python)" proto/generate.sh
+
+reference: $(installed) ## Write docs/reference anew, from the code
+	@$(python) scripts/write_reference.py
 
 images: $(installed) ## Build the container images
 	@deploy/build-images.sh

@@ -40,6 +40,7 @@ class BrokerMetrics(Collector):
             "magnetar_broker_takeovers", "Topics taken from silent brokers",
             broker.ownership.takeovers_total,
         )
+        yield from self._administration()
         topics = broker.registry.all()
         subscriptions = [one for topic in topics for one in topic.subscriptions()]
         for name, text, level in (
@@ -89,6 +90,17 @@ class BrokerMetrics(Collector):
             ("serving", "1 while registered and serving", int(broker.serving)),
         ):
             yield GaugeMetricFamily(f"magnetar_broker_{name}", text, float(level))
+
+    def _administration(self) -> Iterator[Metric]:
+        admin = self._node.admin_service
+        if admin is not None:
+            yield CounterMetricFamily(
+                "magnetar_broker_admin_calls", "Calls of administration", admin.calls
+            )
+            yield CounterMetricFamily(
+                "magnetar_broker_admin_failed_calls",
+                "Calls of administration answered by an error", admin.failed_calls,
+            )
 
 
 class BrokerHttp:

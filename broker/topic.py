@@ -219,7 +219,7 @@ class Topic:
     async def create_subscription(self, request: OpenConsumer) -> None:
         """A durable one without a consumer. Raises ResourceExists, InvalidArgument."""
         self.refuse_if_closing()
-        if request.subscription in self.state.subscriptions:
+        if request.subscription in self.subscription_names():
             raise ResourceExists(f"{self._name} has a subscription {request.subscription!r}")
         await self._subscription(request)
 

@@ -59,7 +59,8 @@ class PolicyView:
         levels: dict[Level, Mapping[str, PolicyValue]] = {Level.CLUSTER: await self.of_cluster()}
         if topic is not None:
             namespace = topic.tenant, topic.namespace
-            levels[Level.TOPIC] = await self.of_topic(topic)
+            if topic.persistent:  # of another nothing is recorded
+                levels[Level.TOPIC] = await self.of_topic(topic)
         if namespace is not None:
             levels[Level.NAMESPACE] = await self.of_namespace(*namespace)
         found = []

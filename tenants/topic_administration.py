@@ -65,7 +65,8 @@ class TopicOperations(Protocol):
 
 
 class SubscriptionOperations(Protocol):
-    """Subscriptions of a topic; one that is not there raises SubscriptionNotFound."""
+    """Subscriptions of a topic; one that is not there raises SubscriptionNotFound. `member` is one
+    of a broadcast group; without it a call does all its members."""
 
     async def create(self, topic: str, subscription: str, start: Where) -> None:
         """Raises ResourceExists, InvalidArgument for a message of another topic."""
@@ -73,26 +74,36 @@ class SubscriptionOperations(Protocol):
     async def list(self, topic: str) -> tuple[str, ...]:
         """Names, sorted."""
 
-    async def stats(self, topic: str, subscription: str) -> SubscriptionStats:
+    async def stats(
+        self, topic: str, subscription: str, *, member: str = ""
+    ) -> SubscriptionStats:
         """As the topic's owner sees it now."""
 
-    async def delete(self, topic: str, subscription: str, force: bool = False) -> None:
+    async def delete(
+        self, topic: str, subscription: str, force: bool = False, *, member: str = ""
+    ) -> None:
         """Raises ResourceInUse while consumers are connected; `force` sends them away."""
 
-    async def seek(self, topic: str, subscription: str, where: Where) -> None:
+    async def seek(
+        self, topic: str, subscription: str, where: Where, *, member: str = ""
+    ) -> None:
         """Go on from there; connected consumers stay."""
 
-    async def skip(self, topic: str, subscription: str, messages: int) -> int:
+    async def skip(
+        self, topic: str, subscription: str, messages: int, *, member: str = ""
+    ) -> int:
         """Acknowledge the next so many of each partition without consuming them; how many."""
 
-    async def clear_backlog(self, topic: str, subscription: str) -> int:
+    async def clear_backlog(self, topic: str, subscription: str, *, member: str = "") -> int:
         """Acknowledge everything there is now without consuming it; how many."""
 
-    async def expire(self, topic: str, subscription: str, older_than_ms: int) -> int:
+    async def expire(
+        self, topic: str, subscription: str, older_than_ms: int, *, member: str = ""
+    ) -> int:
         """Acknowledge without consuming what was stored longer ago; how many."""
 
     async def peek(
-        self, topic: str, subscription: str, max_messages: int = 1
+        self, topic: str, subscription: str, max_messages: int = 1, *, member: str = ""
     ) -> tuple[StoredMessage, ...]:
         """The next messages not acknowledged; nothing is consumed."""
 

@@ -18,6 +18,13 @@ PROGRAMS = [
     if "asyncio.run(" in text or "magnetar.sync" in text
 ]
 
+SHELL = re.compile(r"^```sh\n(.*?)^```", re.S | re.M)
+SESSIONS = [
+    pytest.param("".join(blocks), id=page.stem)
+    for page in sorted((REPOSITORY / "docs" / "cookbook").glob("*.md"))
+    if (blocks := SHELL.findall(page.read_text()))
+]
+
 __all__ = ["url"]
 
 
@@ -27,3 +34,11 @@ def test_program_runs(program: str, url: str, tmp_path: Path) -> None:
     file.write_text(program)
 
     run(sys.executable, "-W", "error", str(file), url=url)
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_shell_session_runs(session: str, url: str) -> None:
+    """All shell blocks of a page, one after the other."""
+    magnetar = f'magnetar() {{ "{sys.executable}" -m magnetar "$@"; }}'
+
+    run("bash", "-euc", f"{magnetar}\n{session}", url=url)

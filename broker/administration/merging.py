@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from magnetar.admin.topic_values import Blocked, SubscriptionStats, TopicStats, Traffic
+
+SUMMED: Final = (
+    "backlog_messages", "unacknowledged_messages", "redelivering_messages", "expired_messages",
+    "dead_lettered_messages", "dropped_messages", "delayed_messages", "dead_lettering_messages",
+    "set_aside_messages", "held_keys", "draining_keys",
+)
+"""Numbers of a subscription that add up."""
 
 
 def sum_of_topics(topic: str, partitions: Sequence[TopicStats]) -> TopicStats:
@@ -28,7 +36,7 @@ def sum_of_topics(topic: str, partitions: Sequence[TopicStats]) -> TopicStats:
         ledgers=tuple(ledger for one in partitions for ledger in one.ledgers),
         producers=tuple(producer for one in partitions for producer in one.producers),
         waiting_producers=sum(one.waiting_producers for one in partitions),
-        subscriptions=tuple(sum_of_subscriptions(found) for found in by_name.values()),
+        subscriptions=tuple(sum_of_partitions(found) for found in by_name.values()),
         blocked=tuple(
             Blocked(reason.reason, f"{one.topic}: {reason.text}")
             for one in partitions for reason in one.blocked
@@ -37,6 +45,7 @@ def sum_of_topics(topic: str, partitions: Sequence[TopicStats]) -> TopicStats:
         next_due_ms=min((one.next_due_ms for one in partitions if one.next_due_ms), default=0),
         expired_messages=sum(one.expired_messages for one in partitions),
         dead_lettered_messages=sum(one.dead_lettered_messages for one in partitions),
+        dropped_messages=sum(one.dropped_messages for one in partitions),
         partitions=tuple(partitions),
     )
 
@@ -46,19 +55,32 @@ def _sum(numbers: Iterable[int]) -> int:
     return -1 if min(known) < 0 else sum(known)
 
 
-def sum_of_subscriptions(partitions: Sequence[SubscriptionStats]) -> SubscriptionStats:
+def sum_of_partitions(partitions: Sequence[SubscriptionStats]) -> SubscriptionStats:
     """One subscription on all partitions; at least one has it."""
-    first = partitions[0]
-    reasons = dict.fromkeys(reason for one in partitions for reason in one.blocked)
+    members: dict[str, list[SubscriptionStats]] = {}
+    for partition in partitions:
+        for member in partition.members:
+            members.setdefault(member.name, []).append(member)
     return replace(
-        first,
-        created_ms=min(one.created_ms for one in partitions),
-        backlog_messages=sum(one.backlog_messages for one in partitions),
-        unacknowledged_messages=sum(one.unacknowledged_messages for one in partitions),
-        redelivering_messages=sum(one.redelivering_messages for one in partitions),
-        outgoing=sum((one.outgoing for one in partitions), Traffic()),
-        expired_messages=sum(one.expired_messages for one in partitions),
-        dead_lettered_messages=sum(one.dead_lettered_messages for one in partitions),
-        consumers=tuple(consumer for one in partitions for consumer in one.consumers),
-        blocked=tuple(reasons),
+        _sum_of(partitions[0].name, partitions),
+        members=tuple(map(sum_of_partitions, members.values())),
+    )
+
+
+def group_of_members(name: str, members: Sequence[SubscriptionStats]) -> SubscriptionStats:
+    """A broadcast group; it has a member."""
+    return replace(
+        _sum_of(name, members), members=tuple(members),
+        backlog_messages=max(one.backlog_messages for one in members),
+    )
+
+
+def _sum_of(name: str, parts: Sequence[SubscriptionStats]) -> SubscriptionStats:
+    reasons = dict.fromkeys(reason for one in parts for reason in one.blocked)
+    sums = {field: sum(getattr(one, field) for one in parts) for field in SUMMED}
+    return replace(
+        parts[0], name=name, created_ms=min(one.created_ms for one in parts),
+        outgoing=sum((one.outgoing for one in parts), Traffic()),
+        consumers=tuple(consumer for one in parts for consumer in one.consumers),
+        blocked=tuple(reasons), **sums,
     )

@@ -90,6 +90,8 @@ class Routing:
         """The topic's partitions in order; itself alone when it has none, or is one. Raises
         TopicNotFound."""
         name = TopicName.parse(topic)
+        if not name.persistent:
+            return [name]
         partitions = await self._partitions_of(name.base)
         if name.partition >= 0:
             if name.partition >= partitions:

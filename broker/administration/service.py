@@ -14,9 +14,12 @@ from broker.administration.limits import CALL_S, CALLS_AT_ONCE, REQUEST_BYTES
 from broker.conversation import NotServing
 from broker.stream_codec import error_of
 from broker.stream_writer import Context
-from magnetar.admin.transport import SERVICE
+from magnetar.admin.transport import READS, SERVICE
 from magnetar.errors import InvalidArgument, InvalidFrame, MagnetarError, NotOwner, OperationTimeout
 from magnetar.wire import broker_pb2
+
+SHOWN_CHARACTERS = 500
+"""Of a request in the log."""
 
 _log = logging.getLogger(__name__)
 
@@ -25,14 +28,16 @@ class AdminService:
     """Handlers for the methods in `calls`."""
 
     def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+        self._methods = calls
+        self.calls = 0
+        self.failed_calls = 0
         self.calls_now = 0
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """To be added to a grpc.aio server."""
         methods: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(self._handler(name, *call))
-            for name, call in self._calls.items()
+            for name, call in self._methods.items()
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
@@ -44,8 +49,9 @@ class AdminService:
             self.calls_now += 1
             try:
                 async with asyncio.timeout(_seconds_left(context)):
-                    await self._run(name, frame, request_type, reply, work)
+                    await self._run(name, frame, request_type, reply, work, context)
             except Exception as error:
+                self.failed_calls += 1
                 return _failed(name, reply_type(), error)
             finally:
                 self.calls_now -= 1
@@ -55,8 +61,10 @@ class AdminService:
         return handle
 
     async def _run(
-        self, name: str, frame: bytes, request_type: type[Any], reply: Any, work: Fill
+        self, name: str, frame: bytes, request_type: type[Any], reply: Any, work: Fill,
+        context: Context,
     ) -> None:
+        self.calls += 1
         if self.calls_now > CALLS_AT_ONCE:
             raise NotOwner("this broker has all the calls of administration it may; try another")
         if len(frame) > REQUEST_BYTES:
@@ -65,7 +73,15 @@ class AdminService:
             request = request_type.FromString(frame)
         except DecodeError as error:
             raise InvalidFrame(f"not a request of {name}: {error}") from error
+        if name not in READS:
+            # Who changed what: told before it is done, since the end may not be told.
+            _log.info("%s from %s: %s", name, context.peer(), _shown(request))
         await work(request, reply)
+
+
+def _shown(request: Any) -> str:
+    text = " ".join(str(request).split())
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _seconds_left(context: Context) -> float:

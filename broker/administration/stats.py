@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from broker import space_report
+from broker.administration.merging import group_of_members
 from broker.state_records import SubscriptionKind
 from broker.subscription import Subscription
+from broker.subscription_name import group_of
 from broker.topic import Topic
 from magnetar.admin.topic_values import (
     Blocked,
@@ -28,9 +32,7 @@ UNKNOWN = -1
 async def topic_stats(topic: Topic, owner: str, now_s: float) -> TopicStats:
     """Of a topic served by this broker, which is called `owner`."""
     log, record = topic.log.log, topic.log.log.record
-    subscriptions = tuple(
-        subscription_stats(one, now_s) for one in topic.state.subscriptions.values()
-    )
+    subscriptions = _subscriptions(topic, now_s)
     return TopicStats(
         topic=topic.name, owner=owner, epoch=log.owner.epoch, created_ms=record.created_ms,
         terminated=record.terminated, incoming=topic.publishing.traffic.read(now_s),
@@ -49,6 +51,9 @@ async def topic_stats(topic: Topic, owner: str, now_s: float) -> TopicStats:
         scheduled_messages=topic.schedule.count, next_due_ms=topic.schedule.next_due_ms or 0,
         expired_messages=sum(one.expired_messages for one in subscriptions),
         dead_lettered_messages=sum(one.dead_lettered_messages for one in subscriptions),
+        dropped_messages=topic.quota.status().evicted_messages + (
+            0 if topic.memory is None else topic.memory.dropped_messages
+        ),
         quota=_quota(topic),
     )
 
@@ -102,26 +107,49 @@ def _blocked(topic: Topic) -> tuple[Blocked, ...]:
     return tuple(reasons)
 
 
-def subscription_stats(subscription: Subscription, now_s: float) -> SubscriptionStats:
-    """Of one subscription, now."""
-    dispatcher, now = subscription.dispatcher, subscription.snapshot_stats()
+def _subscriptions(topic: Topic, now_s: float) -> tuple[SubscriptionStats, ...]:
+    by_name: dict[str, list[Subscription]] = {}
+    for one in topic.state.subscriptions.values():
+        by_name.setdefault(group_of(one.name), []).append(one)
+    return tuple(stats_of(name, found, topic, now_s) for name, found in by_name.items())
+
+
+def stats_of(
+    name: str, subscriptions: Sequence[Subscription], topic: Topic, now_s: float, *,
+    as_group: bool = True,
+) -> SubscriptionStats:
+    """Of one subscription, or of a broadcast group that has these members."""
+    found = [_stats(one, topic, now_s) for one in subscriptions]
+    if as_group and subscriptions[0].member:
+        return group_of_members(name, found)
+    return found[0]
+
+
+def _stats(subscription: Subscription, topic: Topic, now_s: float) -> SubscriptionStats:
+    now, name = subscription.snapshot_stats(), subscription.name
+    dropped = topic.quota.evicted.get(name, 0)
+    if topic.memory is not None:
+        dropped += topic.memory.dropped_of.get(name, 0)
     return SubscriptionStats(
-        name=subscription.name, type=ConsumerType(SubscriptionKind(subscription.kind).name.lower()),
-        durable=subscription.durable, created_ms=subscription.created_ms,
-        filter=subscription.filter.expression, tags=subscription.filter.tags,
-        backlog_messages=subscription.backlog_messages,
-        unacknowledged_messages=now.unacknowledged, redelivering_messages=now.waiting,
-        outgoing=dispatcher.traffic.read(now_s),
+        name=now.member or now.name,
+        type=ConsumerType(SubscriptionKind(now.kind).name.lower()),
+        durable=now.durable, created_ms=subscription.created_ms, filter=now.filter, tags=now.tags,
+        backlog_messages=now.backlog, unacknowledged_messages=now.unacknowledged,
+        redelivering_messages=now.waiting, outgoing=subscription.dispatcher.traffic.read(now_s),
         consumers=tuple(
             ConsumerStats(
                 one.name, one.consumer_id, one.permits, one.delivered_messages,
-                one.unacknowledged_messages,
+                one.unacknowledged_messages, one.active,
             )
             for one in now.consumers
         ),
         blocked=tuple(Blocked(one.reason.name.lower(), one.text) for one in now.blocked),
         expired_messages=subscription.expiry.expired_messages,
-        dead_lettered_messages=subscription.dead_lettered_messages,
+        dead_lettered_messages=subscription.dead_lettered_messages, dropped_messages=dropped,
+        delayed_messages=now.delayed, dead_lettering_messages=now.dead_lettering,
+        set_aside_messages=now.set_aside, held_keys=now.held_keys,
+        draining_keys=now.draining_keys, hold_failed_keys=now.hold_failed_keys,
+        max_deliveries=now.max_deliveries, dead_letter_topic=now.dead_letter_topic,
     )
 
 

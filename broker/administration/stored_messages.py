@@ -84,7 +84,7 @@ async def peek(subscription: Subscription, topic: Topic, most: int) -> tuple[Sto
         for entry in read:
             entries += 1
             for message in _wanted_of(entry, subscription, topic):
-                size_bytes += len(message.data)
+                size_bytes += _size_of(message)
                 if found and size_bytes > PEEK_BYTES:
                     return tuple(found)
                 found.append(message)
@@ -92,6 +92,13 @@ async def peek(subscription: Subscription, topic: Topic, most: int) -> tuple[Sto
                     return tuple(found)
         after = read[-1].position
     return tuple(found)
+
+
+def _size_of(message: StoredMessage) -> int:
+    """Its part of an answer, about: what a producer can make long."""
+    properties = sum(len(name) + len(text) for name, text in message.properties.items())
+    keys = len(message.partition_key or "") + len(message.ordering_key or "")
+    return len(message.data) + properties + keys + len(message.tag or "")
 
 
 def _wanted_of(

@@ -122,13 +122,15 @@ class TopicCalls:
         self, request: pb.SubscriptionRequest, reply: pb.SubscriptionStatsReply
     ) -> None:
         subscriptions = self._for(request).subscriptions
-        fill(reply.stats, await subscriptions.stats(request.topic, request.subscription))
+        fill(reply.stats, await subscriptions.stats(
+            request.topic, request.subscription, member=request.member
+        ))
 
     async def _delete_subscription(
         self, request: pb.DeleteSubscriptionRequest, _: pb.DoneReply
     ) -> None:
         await self._for(request).subscriptions.delete(
-            request.topic, request.subscription, request.force
+            request.topic, request.subscription, request.force, member=request.member
         )
 
     async def _seek_subscription(
@@ -137,35 +139,35 @@ class TopicCalls:
         if not request.HasField("where"):
             raise InvalidArgument("a seek says where to")
         await self._for(request).subscriptions.seek(
-            request.topic, request.subscription, where_of(request.where)
+            request.topic, request.subscription, where_of(request.where), member=request.member
         )
 
     async def _skip_messages(
         self, request: pb.SkipMessagesRequest, reply: pb.CountReply
     ) -> None:
         reply.count = await self._for(request).subscriptions.skip(
-            request.topic, request.subscription, request.messages
+            request.topic, request.subscription, request.messages, member=request.member
         )
 
     async def _clear_backlog(
         self, request: pb.SubscriptionRequest, reply: pb.CountReply
     ) -> None:
         reply.count = await self._for(request).subscriptions.clear_backlog(
-            request.topic, request.subscription
+            request.topic, request.subscription, member=request.member
         )
 
     async def _expire_messages(
         self, request: pb.ExpireMessagesRequest, reply: pb.CountReply
     ) -> None:
         reply.count = await self._for(request).subscriptions.expire(
-            request.topic, request.subscription, request.older_than_ms
+            request.topic, request.subscription, request.older_than_ms, member=request.member
         )
 
     async def _peek_messages(
         self, request: pb.PeekMessagesRequest, reply: pb.PeekMessagesReply
     ) -> None:
         for message in await self._for(request).subscriptions.peek(
-            request.topic, request.subscription, request.max_messages
+            request.topic, request.subscription, request.max_messages, member=request.member
         ):
             fill(reply.messages.add(), message)
 

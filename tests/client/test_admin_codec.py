@@ -58,8 +58,11 @@ STATS = TopicStats(
     "t", "b1", 3, 4, True, Traffic(1, 2, 0.5, 1.5), Traffic(), -1, 5, 6, 7, 8,
     (LedgerStats(1, -1, 0, True, 0),), (ProducerStats("p", 1, "shared", 2, -1),),
     1,
-    (SubscriptionStats("s", ConsumerType.KeyShared, consumers=(ConsumerStats("c", 1, 2, 3, 4),)),),
-    (Blocked("bookies", "none"),), 5, 6, 7, 8,
+    (SubscriptionStats(
+        "s", ConsumerType.KeyShared, consumers=(ConsumerStats("c", 1, 2, 3, 4, False),),
+        members=(SubscriptionStats("m", ConsumerType.Broadcast),),
+    ),),
+    (Blocked("bookies", "none"),), 5, 6, 7, 8, 9,
     QuotaStats(1, -1, 0, -1, "producer_hold", "s", "", 0),
     (TopicStats("t-partition-0"), TopicStats("t-partition-1")),
 )

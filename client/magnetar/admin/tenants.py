@@ -21,7 +21,8 @@ class Tenants:
         self, tenant: str, *, admin_roles: Sequence[str] = (),
         allowed_clusters: Sequence[str] = (), properties: Mapping[str, str] | None = None,
     ) -> TenantInfo:
-        """Raises ResourceExists."""
+        """A tenant, with who may administer it, and in which clusters it may be (none named:
+        all). Raises ResourceExists."""
         request = pb.CreateTenantRequest(
             tenant=tenant, admin_roles=admin_roles, allowed_clusters=allowed_clusters,
             properties=properties or {},
@@ -35,13 +36,14 @@ class Tenants:
         return tuple((await ask(self._transport, "ListTenants", request, pb.NamesReply)).names)
 
     async def get(self, tenant: str) -> TenantInfo:
-        """Raises ResourceNotFound."""
+        """One tenant. Raises ResourceNotFound."""
         request = pb.GetTenantRequest(tenant=tenant)
         reply = await ask(self._transport, "GetTenant", request, pb.TenantReply)
         return read(TenantInfo, reply.tenant)
 
     async def delete(self, tenant: str) -> None:
-        """Raises ResourceInUse while it has namespaces, ResourceNotFound."""
+        """Delete an empty tenant. Raises ResourceInUse while it has namespaces,
+        ResourceNotFound."""
         request = pb.DeleteTenantRequest(tenant=tenant)
         await ask(self._transport, "DeleteTenant", request, pb.DoneReply)
 
@@ -55,8 +57,8 @@ class Namespaces:
     async def create(
         self, namespace: str, policies: Mapping[str, PolicyValue] | None = None
     ) -> NamespaceInfo:
-        """Raises ResourceExists, ResourceNotFound without its tenant, InvalidArgument for a
-        policy that is unknown or out of bounds."""
+        """A namespace, with policies of its own. Raises ResourceExists, ResourceNotFound without
+        its tenant, InvalidArgument for a policy that is unknown or out of bounds."""
         request = pb.CreateNamespaceRequest(namespace=namespace)
         for name, value in (policies or {}).items():
             request.policies[name].CopyFrom(policy_message(value))
@@ -69,13 +71,14 @@ class Namespaces:
         return tuple((await ask(self._transport, "ListNamespaces", request, pb.NamesReply)).names)
 
     async def get(self, namespace: str) -> NamespaceInfo:
-        """Raises ResourceNotFound."""
+        """One namespace. Raises ResourceNotFound."""
         request = pb.GetNamespaceRequest(namespace=namespace)
         reply = await ask(self._transport, "GetNamespace", request, pb.NamespaceReply)
         return read(NamespaceInfo, reply.namespace)
 
     async def delete(self, namespace: str) -> None:
-        """Raises ResourceInUse while it has topics, ResourceNotFound."""
+        """Delete an empty namespace, with the policies of its topics. Raises ResourceInUse while
+        it has topics, ResourceNotFound."""
         request = pb.DeleteNamespaceRequest(namespace=namespace)
         await ask(self._transport, "DeleteNamespace", request, pb.DoneReply)
 

@@ -87,13 +87,15 @@ class ProducerStats:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerStats:
-    """A connected consumer. `permits`: messages it has room for."""
+    """A connected consumer. `permits`: messages it has room for. `active`: of a failover
+    subscription the one that is served, else True."""
 
     name: str
     consumer_id: int
     permits: int
     delivered_messages: int
     unacknowledged_messages: int
+    active: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,14 @@ class QuotaStats:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionStats:
-    """`backlog_messages` are not acknowledged, exactly; of those some are delivered and
-    unacknowledged, others wait to be delivered again."""
+    """`backlog_messages` are not acknowledged, exactly. Of those some are delivered and
+    unacknowledged; some wait to be delivered again (`delayed_messages` of them later), or are on
+    their way to the dead-letter topic; some were set aside because their key or consumer could
+    not take them yet.
+
+    Of a broadcast group there are `members`, each with a position of its own: its backlog is that
+    of the member furthest behind, other numbers are sums.
+    """
 
     name: str
     type: ConsumerType
@@ -142,6 +150,20 @@ class SubscriptionStats:
     """Since the owner loaded the topic."""
     dead_lettered_messages: int = 0
     """Since the owner loaded the topic."""
+    dropped_messages: int = 0
+    """Without having been consumed, since the owner loaded the topic."""
+    delayed_messages: int = 0
+    dead_lettering_messages: int = 0
+    set_aside_messages: int = 0
+    held_keys: int = 0
+    """Keys that wait for a message of theirs that failed."""
+    draining_keys: int = 0
+    """Keys that wait for their former consumer."""
+    hold_failed_keys: bool = False
+    max_deliveries: int = 0
+    """0: a message is delivered as often as it takes."""
+    dead_letter_topic: str = ""
+    members: tuple[SubscriptionStats, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +194,8 @@ class TopicStats:
     """When the first scheduled message is due; 0: none waits."""
     expired_messages: int = 0
     dead_lettered_messages: int = 0
+    dropped_messages: int = 0
+    """Without having been consumed, since the owner loaded the topic."""
     quota: QuotaStats | None = None
     """None of a partitioned topic: each partition has its own."""
     partitions: tuple[TopicStats, ...] = ()

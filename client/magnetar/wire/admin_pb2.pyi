@@ -1062,6 +1062,8 @@ Global___ProducerStats: _TypeAlias = ProducerStats  # noqa: Y015
 
 @_typing.final
 class ConsumerStats(_message.Message):
+    """`active`: of a failover subscription the one that is served; else true."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1069,12 +1071,14 @@ class ConsumerStats(_message.Message):
     PERMITS_FIELD_NUMBER: _builtins.int
     DELIVERED_MESSAGES_FIELD_NUMBER: _builtins.int
     UNACKNOWLEDGED_MESSAGES_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     consumer_id: _builtins.int
     permits: _builtins.int
     """messages it has room for"""
     delivered_messages: _builtins.int
     unacknowledged_messages: _builtins.int
+    active: _builtins.bool
     def __init__(
         self,
         *,
@@ -1083,10 +1087,11 @@ class ConsumerStats(_message.Message):
         permits: _builtins.int = ...,
         delivered_messages: _builtins.int = ...,
         unacknowledged_messages: _builtins.int = ...,
+        active: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_id", b"consumer_id", "delivered_messages", b"delivered_messages", "name", b"name", "permits", b"permits", "unacknowledged_messages", b"unacknowledged_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "consumer_id", b"consumer_id", "delivered_messages", b"delivered_messages", "name", b"name", "permits", b"permits", "unacknowledged_messages", b"unacknowledged_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1110,6 +1115,16 @@ class SubscriptionStats(_message.Message):
     BLOCKED_FIELD_NUMBER: _builtins.int
     EXPIRED_MESSAGES_FIELD_NUMBER: _builtins.int
     DEAD_LETTERED_MESSAGES_FIELD_NUMBER: _builtins.int
+    DROPPED_MESSAGES_FIELD_NUMBER: _builtins.int
+    DELAYED_MESSAGES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERING_MESSAGES_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_MESSAGES_FIELD_NUMBER: _builtins.int
+    HELD_KEYS_FIELD_NUMBER: _builtins.int
+    DRAINING_KEYS_FIELD_NUMBER: _builtins.int
+    HOLD_FAILED_KEYS_FIELD_NUMBER: _builtins.int
+    MAX_DELIVERIES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_TOPIC_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     type: _broker_pb2.SubscriptionType.ValueType
     durable: _builtins.bool
@@ -1126,6 +1141,22 @@ class SubscriptionStats(_message.Message):
     """since the topic was loaded by its owner"""
     dead_lettered_messages: _builtins.int
     """likewise"""
+    dropped_messages: _builtins.int
+    """likewise: without having been consumed"""
+    delayed_messages: _builtins.int
+    """of those to be delivered again: later"""
+    dead_lettering_messages: _builtins.int
+    """on their way to the dead-letter topic"""
+    set_aside_messages: _builtins.int
+    """their key or consumer could not take them yet"""
+    held_keys: _builtins.int
+    """wait for a message of theirs that failed"""
+    draining_keys: _builtins.int
+    """wait for their former consumer"""
+    hold_failed_keys: _builtins.bool
+    max_deliveries: _builtins.int
+    """0: a message is delivered as often as it takes"""
+    dead_letter_topic: _builtins.str
     @_builtins.property
     def outgoing(self) -> Global___Traffic: ...
     @_builtins.property
@@ -1133,6 +1164,12 @@ class SubscriptionStats(_message.Message):
     @_builtins.property
     def blocked(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blocked]:
         """what is in the way; none: nothing is"""
+
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscriptionStats]:
+        """Of a broadcast group: each with a position of its own. The group's backlog is that of the
+        member furthest behind, other numbers are sums.
+        """
 
     def __init__(
         self,
@@ -1151,10 +1188,20 @@ class SubscriptionStats(_message.Message):
         blocked: _abc.Iterable[Global___Blocked] | None = ...,
         expired_messages: _builtins.int = ...,
         dead_lettered_messages: _builtins.int = ...,
+        dropped_messages: _builtins.int = ...,
+        delayed_messages: _builtins.int = ...,
+        dead_lettering_messages: _builtins.int = ...,
+        set_aside_messages: _builtins.int = ...,
+        held_keys: _builtins.int = ...,
+        draining_keys: _builtins.int = ...,
+        hold_failed_keys: _builtins.bool = ...,
+        max_deliveries: _builtins.int = ...,
+        dead_letter_topic: _builtins.str = ...,
+        members: _abc.Iterable[Global___SubscriptionStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outgoing", b"outgoing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_messages", b"backlog_messages", "blocked", b"blocked", "consumers", b"consumers", "created_ms", b"created_ms", "dead_lettered_messages", b"dead_lettered_messages", "durable", b"durable", "expired_messages", b"expired_messages", "filter", b"filter", "name", b"name", "outgoing", b"outgoing", "redelivering_messages", b"redelivering_messages", "tags", b"tags", "type", b"type", "unacknowledged_messages", b"unacknowledged_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_messages", b"backlog_messages", "blocked", b"blocked", "consumers", b"consumers", "created_ms", b"created_ms", "dead_letter_topic", b"dead_letter_topic", "dead_lettered_messages", b"dead_lettered_messages", "dead_lettering_messages", b"dead_lettering_messages", "delayed_messages", b"delayed_messages", "draining_keys", b"draining_keys", "dropped_messages", b"dropped_messages", "durable", b"durable", "expired_messages", b"expired_messages", "filter", b"filter", "held_keys", b"held_keys", "hold_failed_keys", b"hold_failed_keys", "max_deliveries", b"max_deliveries", "members", b"members", "name", b"name", "outgoing", b"outgoing", "redelivering_messages", b"redelivering_messages", "set_aside_messages", b"set_aside_messages", "tags", b"tags", "type", b"type", "unacknowledged_messages", b"unacknowledged_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1254,6 +1301,7 @@ class TopicStats(_message.Message):
     NEXT_DUE_MS_FIELD_NUMBER: _builtins.int
     EXPIRED_MESSAGES_FIELD_NUMBER: _builtins.int
     DEAD_LETTERED_MESSAGES_FIELD_NUMBER: _builtins.int
+    DROPPED_MESSAGES_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
@@ -1278,6 +1326,8 @@ class TopicStats(_message.Message):
     expired_messages: _builtins.int
     """of all subscriptions"""
     dead_lettered_messages: _builtins.int
+    dropped_messages: _builtins.int
+    """without having been consumed"""
     @_builtins.property
     def incoming(self) -> Global___Traffic: ...
     @_builtins.property
@@ -1322,12 +1372,13 @@ class TopicStats(_message.Message):
         next_due_ms: _builtins.int = ...,
         expired_messages: _builtins.int = ...,
         dead_lettered_messages: _builtins.int = ...,
+        dropped_messages: _builtins.int = ...,
         quota: Global___QuotaStats | None = ...,
         partitions: _abc.Iterable[Global___TopicStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["incoming", b"incoming", "outgoing", b"outgoing", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "created_ms", b"created_ms", "dead_lettered_messages", b"dead_lettered_messages", "entries", b"entries", "epoch", b"epoch", "expired_messages", b"expired_messages", "incoming", b"incoming", "ledgers", b"ledgers", "messages", b"messages", "next_due_ms", b"next_due_ms", "outgoing", b"outgoing", "owner", b"owner", "partitions", b"partitions", "pending_publish_bytes", b"pending_publish_bytes", "producers", b"producers", "quota", b"quota", "scheduled_messages", b"scheduled_messages", "state_bytes", b"state_bytes", "storage_bytes", b"storage_bytes", "subscriptions", b"subscriptions", "terminated", b"terminated", "topic", b"topic", "waiting_producers", b"waiting_producers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "created_ms", b"created_ms", "dead_lettered_messages", b"dead_lettered_messages", "dropped_messages", b"dropped_messages", "entries", b"entries", "epoch", b"epoch", "expired_messages", b"expired_messages", "incoming", b"incoming", "ledgers", b"ledgers", "messages", b"messages", "next_due_ms", b"next_due_ms", "outgoing", b"outgoing", "owner", b"owner", "partitions", b"partitions", "pending_publish_bytes", b"pending_publish_bytes", "producers", b"producers", "quota", b"quota", "scheduled_messages", b"scheduled_messages", "state_bytes", b"state_bytes", "storage_bytes", b"storage_bytes", "subscriptions", b"subscriptions", "terminated", b"terminated", "topic", b"topic", "waiting_producers", b"waiting_producers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1544,24 +1595,29 @@ Global___Where: _TypeAlias = Where  # noqa: Y015
 
 @_typing.final
 class SubscriptionRequest(_message.Message):
+    """`member`, here and below: one of a broadcast group; empty: all of them."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPIC_FIELD_NUMBER: _builtins.int
     FORWARDED_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     forwarded: _builtins.bool
     subscription: _builtins.str
+    member: _builtins.str
     def __init__(
         self,
         *,
         topic: _builtins.str = ...,
         forwarded: _builtins.bool = ...,
         subscription: _builtins.str = ...,
+        member: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "member", b"member", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1630,11 +1686,13 @@ class DeleteSubscriptionRequest(_message.Message):
     FORWARDED_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     forwarded: _builtins.bool
     subscription: _builtins.str
     force: _builtins.bool
     """its consumers are sent away"""
+    member: _builtins.str
     def __init__(
         self,
         *,
@@ -1642,10 +1700,11 @@ class DeleteSubscriptionRequest(_message.Message):
         forwarded: _builtins.bool = ...,
         subscription: _builtins.str = ...,
         force: _builtins.bool = ...,
+        member: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "forwarded", b"forwarded", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "forwarded", b"forwarded", "member", b"member", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1659,9 +1718,11 @@ class SeekSubscriptionRequest(_message.Message):
     FORWARDED_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     WHERE_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     forwarded: _builtins.bool
     subscription: _builtins.str
+    member: _builtins.str
     @_builtins.property
     def where(self) -> Global___Where: ...
     def __init__(
@@ -1671,10 +1732,11 @@ class SeekSubscriptionRequest(_message.Message):
         forwarded: _builtins.bool = ...,
         subscription: _builtins.str = ...,
         where: Global___Where | None = ...,
+        member: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["where", b"where"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "subscription", b"subscription", "topic", b"topic", "where", b"where"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "member", b"member", "subscription", b"subscription", "topic", b"topic", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1688,11 +1750,13 @@ class SkipMessagesRequest(_message.Message):
     FORWARDED_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     forwarded: _builtins.bool
     subscription: _builtins.str
     messages: _builtins.int
-    """of each partition"""
+    """of each partition, and of each member"""
+    member: _builtins.str
     def __init__(
         self,
         *,
@@ -1700,10 +1764,11 @@ class SkipMessagesRequest(_message.Message):
         forwarded: _builtins.bool = ...,
         subscription: _builtins.str = ...,
         messages: _builtins.int = ...,
+        member: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "messages", b"messages", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "member", b"member", "messages", b"messages", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1717,10 +1782,12 @@ class ExpireMessagesRequest(_message.Message):
     FORWARDED_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     OLDER_THAN_MS_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     forwarded: _builtins.bool
     subscription: _builtins.str
     older_than_ms: _builtins.int
+    member: _builtins.str
     def __init__(
         self,
         *,
@@ -1728,10 +1795,11 @@ class ExpireMessagesRequest(_message.Message):
         forwarded: _builtins.bool = ...,
         subscription: _builtins.str = ...,
         older_than_ms: _builtins.int = ...,
+        member: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "older_than_ms", b"older_than_ms", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "member", b"member", "older_than_ms", b"older_than_ms", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1745,10 +1813,13 @@ class PeekMessagesRequest(_message.Message):
     FORWARDED_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     MAX_MESSAGES_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     forwarded: _builtins.bool
     subscription: _builtins.str
     max_messages: _builtins.int
+    member: _builtins.str
+    """of a broadcast group: needed, unless it has but one"""
     def __init__(
         self,
         *,
@@ -1756,10 +1827,11 @@ class PeekMessagesRequest(_message.Message):
         forwarded: _builtins.bool = ...,
         subscription: _builtins.str = ...,
         max_messages: _builtins.int = ...,
+        member: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "max_messages", b"max_messages", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "max_messages", b"max_messages", "member", b"member", "subscription", b"subscription", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,6 +28,9 @@ Topic = Annotated[
 Subscription = Annotated[
     str, typer.Argument(metavar="SUBSCRIPTION", help="Name of the subscription.")
 ]
+Member = Annotated[
+    str, typer.Option("--member", help="One of a broadcast group; else all of them.")
+]
 Namespace = Annotated[str, typer.Argument(metavar="NAMESPACE", help="tenant/namespace.")]
 OfNamespace = Annotated[str, typer.Option("--namespace", help="tenant/namespace.")]
 OfTopic = Annotated[str, typer.Option("--topic", help="A topic, for all its partitions.")]
@@ -41,7 +44,7 @@ WHERE = (
 )
 WHEN = "a time (2026-01-31T09:30, or milliseconds since 1970), or so far ahead (30m, 2h, 7d)"
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+_DURATION = re.compile(r"(\d+)(ms|s|m|h|d)", re.ASCII)
 _ID_PARTS = (2, 4)
 
 
@@ -94,7 +97,9 @@ def policy_value(text: str) -> int | bool | str | None:
 
 
 def milliseconds(text: str) -> int:
-    """Of a duration such as 500ms, 90s, 30m, 2h or 7d; raises InvalidArgument."""
+    """Of a duration such as 500ms, 90s, 30m, 2h or 7d, ms by itself; raises InvalidArgument."""
+    if text.isascii() and text.isdigit():
+        return int(text)
     found = _DURATION.fullmatch(text)
     if found is None:
         raise InvalidArgument(f"write a duration as 500ms, 90s, 30m, 2h or 7d, not {text!r}")

@@ -9,6 +9,7 @@ import typer
 from magnetar.cli.admin.arguments import (
     WHERE,
     Json,
+    Member,
     Subscription,
     Topic,
     Yes,
@@ -31,6 +32,11 @@ Force = Annotated[bool, typer.Option(help="Although consumers are connected.")]
 
 def _given_up(messages: int, json: bool) -> None:
     as_json({"messages": messages}) if json else typer.echo(f"{messages} messages given up")
+
+
+def _named(topic: str, subscription: str, member: str) -> str:
+    of = f"subscription {subscription} of {topic}"
+    return f"member {member} of {of}" if member else of
 
 
 @app.command()
@@ -59,52 +65,58 @@ def list_subscriptions(topic: Topic, json: Json = False, url: ServiceUrl = DEFAU
 
 @app.command()
 def stats(
-    topic: Topic, subscription: Subscription, json: Json = False, url: ServiceUrl = DEFAULT_URL
+    topic: Topic, subscription: Subscription, member: Member = "", json: Json = False,
+    url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Show backlog, consumers, and what is in the way."""
     with administration(url) as admin:
-        found = admin.subscriptions.stats(topic, subscription)
+        found = admin.subscriptions.stats(topic, subscription, member=member)
     as_json(found) if json else report_subscription(found)
 
 
 @app.command()
 def delete(
-    topic: Topic, subscription: Subscription, force: Force = False, yes: Yes = False,
-    url: ServiceUrl = DEFAULT_URL,
+    topic: Topic, subscription: Subscription, member: Member = "", force: Force = False,
+    yes: Yes = False, url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """Delete a subscription with its position."""
-    confirm(yes, f"deletes subscription {subscription} of {topic}", subscription)
+    """Delete a subscription with its position.
+
+    \b
+    magnetar admin subscriptions delete prices caches --member cache-7 --yes
+    """
+    confirm(yes, f"deletes {_named(topic, subscription, member)}", subscription)
     with administration(url) as admin:
-        admin.subscriptions.delete(topic, subscription, force)
+        admin.subscriptions.delete(topic, subscription, force, member=member)
 
 
 @app.command()
 def skip(
     topic: Topic, subscription: Subscription,
     messages: Annotated[int, typer.Argument(min=1, help="So many of each partition.")],
-    yes: Yes = False, json: Json = False, url: ServiceUrl = DEFAULT_URL,
+    member: Member = "", yes: Yes = False, json: Json = False, url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Give up the next messages of a backlog.
 
     \b
     magnetar admin subscriptions skip orders billing 10 --yes
     """
-    what = f"gives up the next {messages} messages of subscription {subscription} of {topic}"
+    what = f"gives up the next {messages} messages of {_named(topic, subscription, member)}"
     confirm(yes, what, subscription)
     with administration(url) as admin:
-        _given_up(admin.subscriptions.skip(topic, subscription, messages), json)
+        _given_up(
+            admin.subscriptions.skip(topic, subscription, messages, member=member), json)
 
 
 @app.command("clear-backlog")
 def clear_backlog(
-    topic: Topic, subscription: Subscription, yes: Yes = False, json: Json = False,
-    url: ServiceUrl = DEFAULT_URL,
+    topic: Topic, subscription: Subscription, member: Member = "", yes: Yes = False,
+    json: Json = False, url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Give up the whole backlog."""
-    what = f"gives up the whole backlog of subscription {subscription} of {topic}"
+    what = f"gives up the whole backlog of {_named(topic, subscription, member)}"
     confirm(yes, what, subscription)
     with administration(url) as admin:
-        _given_up(admin.subscriptions.clear_backlog(topic, subscription), json)
+        _given_up(admin.subscriptions.clear_backlog(topic, subscription, member=member), json)
 
 
 @app.command()
@@ -113,7 +125,7 @@ def expire(
     older_than: Annotated[
         str, typer.Argument(metavar="AGE", help="500ms, 90s, 30m, 2h or 7d.")
     ],
-    yes: Yes = False, json: Json = False, url: ServiceUrl = DEFAULT_URL,
+    member: Member = "", yes: Yes = False, json: Json = False, url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Give up what was stored longer ago than that.
 
@@ -121,17 +133,17 @@ def expire(
     magnetar admin subscriptions expire orders billing 7d --yes
     """
     age_ms = milliseconds(older_than)
-    what = f"gives up what subscription {subscription} of {topic} has older than {older_than}"
+    what = f"gives up what {_named(topic, subscription, member)} has older than {older_than}"
     confirm(yes, what, subscription)
     with administration(url) as admin:
-        _given_up(admin.subscriptions.expire(topic, subscription, age_ms), json)
+        _given_up(admin.subscriptions.expire(topic, subscription, age_ms, member=member), json)
 
 
 @app.command()
 def seek(
     topic: Topic, subscription: Subscription,
     position: Annotated[str, typer.Argument(metavar="WHERE", help=f"{WHERE}.")],
-    yes: Yes = False, url: ServiceUrl = DEFAULT_URL,
+    member: Member = "", yes: Yes = False, url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Move a subscription; connected consumers go on from there.
 
@@ -141,16 +153,16 @@ def seek(
     magnetar admin subscriptions seek orders billing 17:0:-1:0 --yes
     """
     wanted = where(position)
-    confirm(yes, f"moves subscription {subscription} of {topic} to {position}", subscription)
+    confirm(yes, f"moves {_named(topic, subscription, member)} to {position}", subscription)
     with administration(url) as admin:
-        admin.subscriptions.seek(topic, subscription, wanted)
+        admin.subscriptions.seek(topic, subscription, wanted, member=member)
 
 
 @app.command()
 def peek(
     topic: Topic, subscription: Subscription,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="At most so many.")] = 1,
-    json: Json = False, url: ServiceUrl = DEFAULT_URL,
+    member: Member = "", json: Json = False, url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Show the next messages not acknowledged; they stay where they are.
 
@@ -158,7 +170,7 @@ def peek(
     magnetar admin subscriptions peek orders billing -n 5
     """
     with administration(url) as admin:
-        found = admin.subscriptions.peek(topic, subscription, count)
+        found = admin.subscriptions.peek(topic, subscription, count, member=member)
     if json:
         as_json(found)
         return

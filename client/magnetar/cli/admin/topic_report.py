@@ -28,7 +28,8 @@ def report(stats: TopicStats) -> None:
         "storage": f"{size(stats.storage_bytes)} in {len(stats.ledgers)} ledgers",
         "waiting producers": stats.waiting_producers or "",
         "scheduled": _scheduled(stats), "expired": stats.expired_messages or "",
-        "dead letters": stats.dead_lettered_messages or "", "backlog": _quota(stats),
+        "dead letters": stats.dead_lettered_messages or "",
+        "dropped": stats.dropped_messages or "", "backlog": _quota(stats),
     })
     for reason in stats.blocked:
         typer.echo(f"blocked: {reason.text}")
@@ -61,7 +62,11 @@ def report_subscription(stats: SubscriptionStats) -> None:
         "created": when(stats.created_ms), "filter": stats.filter, "tags": stats.tags,
         "backlog": stats.backlog_messages, "unacknowledged": stats.unacknowledged_messages,
         "to be redelivered": stats.redelivering_messages, "out": _traffic(stats.outgoing),
+        "delayed": stats.delayed_messages or "", "set aside": stats.set_aside_messages or "",
+        "held keys": stats.held_keys or "", "draining keys": stats.draining_keys or "",
         "expired": stats.expired_messages or "", "dead letters": stats.dead_lettered_messages or "",
+        "dropped": stats.dropped_messages or "", "most deliveries": stats.max_deliveries or "",
+        "dead letters to": stats.dead_letter_topic if stats.max_deliveries else "",
     })
     for reason in stats.blocked:
         typer.echo(f"blocked: {reason.text}")
@@ -70,7 +75,11 @@ def report_subscription(stats: SubscriptionStats) -> None:
         table(({
             "name": one.name, "id": one.consumer_id, "room": one.permits,
             "delivered": one.delivered_messages, "unacknowledged": one.unacknowledged_messages,
+            "active": one.active,
         } for one in stats.consumers), "")
+    if stats.members:
+        _title("members")
+        table(map(_subscription, stats.members), "")
 
 
 def _scheduled(stats: TopicStats) -> str:
