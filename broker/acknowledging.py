@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from broker.conversation import MessagePosition
 from broker.cursor import Cursor, OrdinalBitmap, full_mask
 from broker.dispatch.flights import Key
+from broker.dispatch.returns import Returns
 from broker.redelivery import RedeliveryCounts
 from broker.settings import BrokerLimits
 from broker.state_records import Acknowledged, Redelivered, StateRecord
@@ -33,18 +34,6 @@ class AcknowledgingHost(Protocol):
     cursor: Cursor
     counts: RedeliveryCounts
 
-    def span_of(self, key: Key) -> tuple[int, int] | None:
-        """First ordinal and count of an entry of which something is out or waits."""
-
-    def settled(self, key: Key, mask: int) -> None:
-        """These messages of an entry are acknowledged."""
-
-    def settled_below(self, floor: int) -> None:
-        """All below the ordinal are."""
-
-    def settled_waiting(self, first: int, end: int) -> None:
-        """What waits of these ordinals is done with."""
-
     def write_state(
         self, record: StateRecord, on_done: Callable[[MagnetarError | None], None]
     ) -> None: ...
@@ -60,10 +49,11 @@ class Acknowledging:
     """`durable_floor`: everything below it is acknowledged, and would survive this owner."""
 
     def __init__(
-        self, host: AcknowledgingHost, log: TopicLog, limits: BrokerLimits, clock: Clock,
-        floor: int,
+        self, host: AcknowledgingHost, returns: Returns, log: TopicLog, limits: BrokerLimits,
+        clock: Clock, floor: int,
     ) -> None:
         self._host = host
+        self._returns = returns
         self._log = log
         self._limits = limits
         self._clock = clock
@@ -100,13 +90,13 @@ class Acknowledging:
         unknown: list[MessagePosition] = []
         try:
             for position in individual:
-                span = self._host.span_of((position.ledger_id, position.entry_id))
+                span = self._returns.span_of((position.ledger_id, position.entry_id))
                 if span is None:
                     unknown.append(position)
                 else:
                     self._acknowledge_one(*span, position)
             if cumulative is not None:
-                span = self._host.span_of((cumulative.ledger_id, cumulative.entry_id))
+                span = self._returns.span_of((cumulative.ledger_id, cumulative.entry_id))
                 if span is None:
                     self.spawn(self._acknowledge_unknown(unknown, cumulative, on_done))
                     return
@@ -158,7 +148,7 @@ class Acknowledging:
             self._delta.add_mask(first, mask)
             if first in host.counts and host.cursor.mask(first, count) == full_mask(count):
                 host.counts.forget(first)
-        host.settled((position.ledger_id, position.entry_id), mask)
+        self._returns.settle((position.ledger_id, position.entry_id), mask)
 
     def _acknowledge_through(self, first: int, count: int, position: MessagePosition) -> None:
         self._advance(first + position.mask_of(count).bit_length())
@@ -168,7 +158,7 @@ class Acknowledging:
         cursor.advance(floor)
         self._dirty = True
         self._host.counts.forget_below(cursor.floor)
-        self._host.settled_below(floor)
+        self._returns.settle_below(floor)
 
     # --- what nobody is to get any more
 
@@ -183,7 +173,7 @@ class Acknowledging:
         """Messages nobody is to get any more, such as expired ones; at no consumer."""
         if first < end:
             self._host.cursor.add_range(first, end)
-            self._host.settled_waiting(first, end)
+            self._returns.settle_range(first, end)
             self._passed(lambda delta: delta.add_range(first, end))
 
     def pass_mask(self, key: Key, first: int, count: int, mask: int) -> None:
@@ -194,7 +184,7 @@ class Acknowledging:
         mask &= ~host.cursor.mask(first, count)
         if mask:
             host.cursor.add_mask(first, mask)
-            host.settled(key, mask)
+            self._returns.settle(key, mask)
             self._passed(lambda delta: delta.add_mask(first, mask))
 
     def _passed(self, note: Callable[[OrdinalBitmap], None]) -> None:

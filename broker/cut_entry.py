@@ -21,7 +21,7 @@ class Cut(NamedTuple):
     picked: bytes
 
 
-CUT_MESSAGE_COST_BYTES = 1_000
+CUT_MESSAGE_COST_BYTES = 250
 """What taking a message out of its entry costs beside its bytes, as bytes that would cost as much
 to send."""
 WHOLE_BYTES = 4_096
@@ -54,20 +54,42 @@ def whole_entry(entry: StoredEntry, mask: int) -> Cut:
     return Cut(entry.body, skip, b"")
 
 
-def cut_entry(entry: StoredEntry, mask: int) -> Cut:
+def cut_entry(entry: StoredEntry, mask: int, opened: OpenedEntry | None = None) -> Cut:
     """Only the messages of `mask`, with the producer's checksums.
 
     What cannot be opened goes out as stored, and its reader is told what is wrong with it:
     nothing gets lost for being unreadable here. Costs a decompression of at most
-    MAX_UNCOMPRESSED_BYTES, whatever the entry claims.
+    MAX_UNCOMPRESSED_BYTES, whatever the entry claims, unless it is `opened` already.
     """
     if mask == full_mask(entry.count):
         return Cut(entry.body, b"", b"")
+    try:
+        view = (opened or OpenedEntry()).view(entry)
+        part = select(view, indexes_of(mask))
+    except (InvalidFrame, NotSupported) as error:
+        _log.warning("%s cannot be cut: %s", entry.position, error)
+        return whole_entry(entry, mask)
     _, batch = parse_prefix(entry.body)
     prefix = entry.body[:len(entry.body) - len(batch)]
-    try:
-        part = select(EntryView(batch, verify=False), indexes_of(mask))
-    except (InvalidFrame, NotSupported) as error:
-        _log.warning("%s cannot be cut for a filter: %s", entry.position, error)
-        return whole_entry(entry, mask)
     return Cut(prefix + part, b"", bitmap(mask, entry.count))
+
+
+class OpenedEntry:
+    """The entry that was looked into last, so that many looks at one cost one decompression."""
+
+    __slots__ = ("_entry", "_view")
+
+    def __init__(self) -> None:
+        self._entry: StoredEntry | None = None
+        self._view: EntryView | None = None
+
+    def view(self, entry: StoredEntry) -> EntryView:
+        """Raises InvalidFrame."""
+        if entry is not self._entry or self._view is None:
+            self._view = EntryView(parse_prefix(entry.body)[1], verify=False)
+            self._entry = entry
+        return self._view
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._entry = self._view = None

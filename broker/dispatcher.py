@@ -21,7 +21,7 @@ from broker.dispatch.key_order import KeyOrder
 from broker.dispatch.mode import Mode
 from broker.dispatch.ordered_turn import OrderedTurn
 from broker.dispatch.plain_turn import PlainTurn
-from broker.dispatch.returns import Failure, Order, Returns
+from broker.dispatch.returns import Order, Returns
 from broker.dispatch.waiting import Waiting
 from broker.expiry import Expiry
 from broker.filtered_log import FilteredLog
@@ -86,7 +86,7 @@ class Dispatcher:
         self._bodies = Bodies(
             log, limits, clock, self.waiting, self._bodies_came, self._body_is_gone)
         self.traffic = TrafficCounter(clock.monotonic_s())
-        self._returns = Returns(
+        self.returns = Returns(
             host, self.flights, self.waiting, self._bodies, clock, self.schedule)
         self.desk = Desk(
             host, self.reader, self.flights, self.waiting, self._bodies, limits, self.traffic,
@@ -101,18 +101,18 @@ class Dispatcher:
     def _configure(self, mode: Mode) -> None:
         self.mode = self.desk.mode = mode
         self.desk.choice = choice_of(
-            mode, self._limits.failover_drain_s, self._returns.take_all_back, self.schedule)
+            mode, self._limits.failover_drain_s, self.returns.take_all_back, self.schedule)
         self.order: Order | None = None
         if mode.ordered:
             self.order = KeyOrder(sticky=mode.sticky, hold=mode.hold)
-        self._returns.order = self.order
-        self._plain = PlainTurn(self.desk, self._returns)
+        self.returns.order = self.order
+        self._plain = PlainTurn(self.desk, self.returns)
         self._ordered = None if self.order is None else OrderedTurn(
-            self.desk, self._returns, self.order, self._wake_in)
+            self.desk, self.returns, self.order, self._wake_in)
 
     def change_mode(self, mode: Mode) -> None:
         """Nobody is attached, and `restart` comes next."""
-        self._returns.clear()
+        self.returns.clear()
         self._configure(mode)
 
     # --- what it is doing
@@ -164,7 +164,7 @@ class Dispatcher:
         self.consumers.remove(consumer)
         if self.order is not None:
             self.order.leave(consumer)
-        self._returns.take_all_back(consumer)
+        self.returns.take_all_back(consumer)
         self.desk.choice.leave(consumer)
         if self.consumers:
             self.schedule()
@@ -204,12 +204,12 @@ class Dispatcher:
         """For good."""
         self.paused = True
         self.reader.close()
-        self._returns.close()
+        self.returns.close()
         self._clear()
         self.desk.choice.close()
 
     def _clear(self) -> None:
-        self._returns.clear()
+        self.returns.clear()
         self._bodies.close()
         self.desk.again.clear()
         self.desk.spare.clear()
@@ -226,7 +226,7 @@ class Dispatcher:
             return
         self.reader.begin_turn()
         self._host.expiry.begin_turn()
-        self._returns.look_at_clock()
+        self.returns.look_at_clock()
         self.desk.begin_turn(TURN_BYTES)
         if self._ordered is None:
             self._plain.run()
@@ -247,40 +247,11 @@ class Dispatcher:
         self.schedule()
 
     def _bodies_came(self) -> None:
-        self._returns.bury()
+        self.returns.bury()
         self.schedule()
 
     def _body_is_gone(self, key: Key) -> None:
-        self._returns.gone(key)
-
-    # --- what becomes of what is out
-
-    def take_back(
-        self, consumer: ConsumerSession, key: Key, mask: int, failure: Failure
-    ) -> bool:
-        """See Returns."""
-        return self._returns.take_back(consumer, key, mask, failure)
-
-    def lost(self, entry: StoredEntry, mask: int, redelivered: int, failure: Failure) -> None:
-        """See Returns."""
-        self._returns.lost(entry, mask, redelivered, failure)
-
-    def span_of(self, key: Key) -> tuple[int, int] | None:
-        """First ordinal and number of messages of an entry of which something is out or waits."""
-        known = self.flights.get(key) or self.waiting.get(key)
-        return None if known is None else (known.first_ordinal, known.count)
-
-    def settle(self, key: Key, mask: int) -> None:
-        """These messages are acknowledged."""
-        self._returns.settle(key, mask)
-
-    def settle_below(self, floor: int) -> None:
-        """Everything below the ordinal is acknowledged."""
-        self._returns.settle_below(floor)
-
-    def settle_waiting(self, first: int, end: int) -> None:
-        """What waits of the ordinals first..end-1 is done with; what is out stays out."""
-        self._returns.settle_range(first, end)
+        self.returns.gone(key)
 
 
 __all__ = ["DispatchHost", "Dispatcher", "Flight", "Key", "Part"]

@@ -16,7 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from broker.dispatch_metrics import dispatch_metrics
 from broker.node import BrokerNode
+from broker.subscription_name import group_of
 from magnetar.runtime.network import Address
 
 
@@ -53,12 +55,8 @@ class BrokerMetrics(Collector):
              sum(one.backlog_messages for one in subscriptions)),
             ("scheduled_messages", "Messages that wait to be due",
              sum(one.schedule.count for one in topics)),
-            ("in_flight_entries", "Entries delivered and not acknowledged",
-             sum(len(one.dispatcher.flights) for one in subscriptions)),
             ("expired_messages", "Messages that waited too long, since their topics were loaded",
              sum(one.expiry.expired_messages for one in subscriptions)),
-            ("waiting_entries", "Entries waiting to be delivered again",
-             sum(one.dispatcher.waiting_entries for one in subscriptions)),
             ("forward_waiting_messages", "Messages that are to go to another topic",
              sum(one.lanes.waiting_messages for one in topics)),
             ("forward_problems", "Subscriptions whose messages cannot go to another topic",
@@ -90,6 +88,7 @@ class BrokerMetrics(Collector):
             ("serving", "1 while registered and serving", int(broker.serving)),
         ):
             yield GaugeMetricFamily(f"magnetar_broker_{name}", text, float(level))
+        yield from dispatch_metrics(subscriptions)
 
     def _administration(self) -> Iterator[Metric]:
         admin = self._node.admin_service
@@ -159,9 +158,9 @@ class BrokerHttp:
                     "forward_problems": topic.lanes.problems,
                     "subscriptions": [
                         {
-                            "name": one.name, "type": one.kind.name.lower(),
-                            "consumers": len(one.consumers), "backlog": one.backlog_messages,
-                            "blocked": one.dispatcher.reader.problem,
+                            "name": group_of(one.name), "member": one.member,
+                            "type": one.kind.name.lower(), "consumers": len(one.consumers),
+                            "backlog": one.backlog_messages, "blocked": one.dispatcher.problem,
                         }
                         for one in topic.subscriptions()
                     ],

@@ -25,7 +25,6 @@ from broker.conversation import (
 )
 from broker.cursor import Cursor
 from broker.dead_letter_port import DeadLetters
-from broker.dispatch.flights import Key
 from broker.dispatch.mode import Mode
 from broker.dispatch.returns import Failure
 from broker.dispatcher import Dispatcher
@@ -118,10 +117,11 @@ class Subscription:
         self.options = SubscriptionOptions(self)
         self.expiry = Expiry(self, clock)
         self.backlog_expiry = BacklogExpiry(self, log, self.expiry, clock)
-        self._acknowledging = Acknowledging(self, log, limits, clock, floor)
         self._partition = TopicName.parse(host.name).partition
         self.dispatcher = Dispatcher(
             self, log, limits, clock, self._mode(kind), tracked=bool(name))
+        self._acknowledging = Acknowledging(
+            self, self.dispatcher.returns, log, limits, clock, floor)
         self._notice = BoundNotice(self, clock)
         self._start = asyncio.Lock()
         self._started = False
@@ -379,22 +379,6 @@ class Subscription:
                 found[flight.first_ordinal] = found.get(flight.first_ordinal, 0) | part.mask
         return found
 
-    def span_of(self, key: Key) -> tuple[int, int] | None:
-        """See AcknowledgingHost."""
-        return self.dispatcher.span_of(key)
-
-    def settled(self, key: Key, mask: int) -> None:
-        """See AcknowledgingHost."""
-        self.dispatcher.settle(key, mask)
-
-    def settled_below(self, floor: int) -> None:
-        """See AcknowledgingHost."""
-        self.dispatcher.settle_below(floor)
-
-    def settled_waiting(self, first: int, end: int) -> None:
-        """See AcknowledgingHost."""
-        self.dispatcher.settle_waiting(first, end)
-
     def position_moved(self) -> None:
         """See AcknowledgingHost."""
         self._host.acknowledged(self)
@@ -481,7 +465,7 @@ class Subscription:
             flight = self.dispatcher.flights.get(key)
             if flight is not None:
                 with suppress(InvalidArgument):  # there is nobody to answer
-                    self.dispatcher.take_back(
+                    self.dispatcher.returns.take_back(
                         session, key, position.mask_of(flight.count), failure)
             elif self.dispatcher.lost_track:
                 lost.append(position)
@@ -501,7 +485,7 @@ class Subscription:
                 continue  # not a message of this topic, or unreadable now: it stays unacknowledged
             mask &= ~self.cursor.mask(entry.first_ordinal, entry.count)
             for part, redelivered in self.counts.split(entry.first_ordinal, mask) if mask else ():
-                self.dispatcher.lost(entry, part, redelivered, failure)
+                self.dispatcher.returns.lost(entry, part, redelivered, failure)
         self._acknowledging.schedule_flush()
         self.dispatcher.schedule()
 

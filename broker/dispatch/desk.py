@@ -8,8 +8,14 @@ from typing import NamedTuple, Protocol
 
 from broker.consumer_session import ConsumerSession
 from broker.conversation import Delivery
-from broker.cursor import Cursor, full_mask, lowest_bits
-from broker.cut_entry import cut_entry, cutting_cost_bytes, cutting_pays, whole_entry
+from broker.cursor import Cursor, lowest_bits
+from broker.cut_entry import (
+    OpenedEntry,
+    cut_entry,
+    cutting_cost_bytes,
+    cutting_pays,
+    whole_entry,
+)
 from broker.dispatch.bodies import Bodies
 from broker.dispatch.choice import Choice
 from broker.dispatch.flights import Flights, Key
@@ -87,7 +93,11 @@ class Desk:
         self.lost_track = False
         self.budget = 0
         self._served: dict[int, ConsumerSession] = {}
-        self._room = 0
+        self.room_found = 0
+        """Of the consumer that `able` was asked about last."""
+        self.opened = OpenedEntry()
+        self.reading = False
+        """What is to go next is not at hand."""
         self._consumer_bound = NO_BOUND
         self._subscription_bound = NO_BOUND
 
@@ -99,10 +109,12 @@ class Desk:
         self._consumer_bound = _bound(policies.max_unacked_messages_per_consumer)
         self._subscription_bound = _bound(policies.max_unacked_messages_per_subscription)
         self.budget = budget
+        self.reading = False
         self.blocks.clear()
 
     def end_turn(self) -> None:
         """Send what was collected."""
+        self.opened.forget()
         served, self._served = self._served, {}
         for consumer in served.values():
             consumer.flush()
@@ -113,8 +125,8 @@ class Desk:
 
     def able(self, consumer: ConsumerSession) -> bool:
         """Whether it may be given anything now."""
-        self._room = self.room(consumer)
-        return self._room > 0
+        self.room_found = room = self.room(consumer)
+        return room > 0
 
     def room(self, consumer: ConsumerSession) -> int:
         """How many messages it may be given now."""
@@ -145,13 +157,14 @@ class Desk:
         """How many messages that were never delivered may be."""
         if not self.tracked:
             return NO_BOUND
-        if (
-            len(self.flights) + len(self.waiting) >= self.limits.in_flight_entries
-            and not self._may_lose_track
-        ):
+        waiting = self.waiting
+        entries, room = len(self.flights.entries), self._subscription_bound - self.flights.messages
+        if waiting.entries:
+            entries += len(waiting.entries)
+            room -= waiting.delivered
+        if entries >= self.limits.in_flight_entries and not self._may_lose_track:
             self.blocks.add(Block.FLIGHT_BOUND)
             return 0
-        room = self._subscription_bound - self.flights.messages - self.waiting.delivered
         if room <= 0:
             self.blocks.add(Block.SUBSCRIPTION_BOUND)
         return room
@@ -170,6 +183,7 @@ class Desk:
         """Those of these messages that are neither acknowledged nor expired."""
         mask &= ~self.host.cursor.mask(entry.first_ordinal, entry.count)
         if not mask:
+            self.budget -= ENTRY_COST_BYTES
             return 0
         live = self.host.expiry.live(entry, mask)
         if live != mask:
@@ -181,12 +195,12 @@ class Desk:
         being read."""
         if self.again:
             return self.again
-        entry = self.waiting.first_in_turn()
+        entry = self.waiting.first_in_turn() if self.waiting.entries else None
         if entry is None:
             return self.spare or None
         body = self.bodies.get(entry.key)
         if body is None:
-            self.blocks.add(Block.UNREADABLE)
+            self.reading = True
             return None
         for part in self.waiting.take_turn(entry):
             self.again.append(
@@ -200,7 +214,7 @@ class Desk:
         consumer = self.choice.first(self.able)
         if consumer is None:
             return False
-        piece, room = pieces[0], self._room
+        piece, room = pieces[0], self.room_found
         if piece.fresh:
             room = min(room, self.fresh_room())
             if room <= 0:
@@ -230,25 +244,29 @@ class Desk:
         consumer.delivered_messages += messages
         if self.tracked:
             self.flights.add(entry, mask, keys, consumer, redelivered, reason)
-            if len(self.flights) > self.limits.in_flight_entries and self._may_lose_track:
+            if len(self.flights.entries) > self.limits.in_flight_entries and self._may_lose_track:
                 self.flights.forget_oldest()
                 self.lost_track = True
-        cost = ENTRY_COST_BYTES
-        cuts = self.reader.filter is not None or consumer.exact or (
-            self.mode.sharing and cutting_pays(entry, mask)
-        )
-        if cuts and mask != full_mask(entry.count):
-            cut = cut_entry(entry, mask)
-            cost += cutting_cost_bytes(entry, messages)
+        if messages == entry.count:
+            body, skip, picked = entry.body, b"", b""
+        elif self._cuts(consumer, entry, mask):
+            body, skip, picked = cut_entry(entry, mask, self.opened)
+            self.budget -= cutting_cost_bytes(entry, messages)
         else:
-            cut = whole_entry(entry, mask)
-        self.budget -= cost + len(cut.body)
-        self.traffic.count(messages, len(cut.body))
+            body, skip, picked = whole_entry(entry, mask)
+        size_bytes = len(body)
+        self.budget -= size_bytes + ENTRY_COST_BYTES
+        self.traffic.count(messages, size_bytes)
         self._served[consumer.consumer_id] = consumer
         consumer.offer(Delivery(
-            entry.ledger_id, entry.entry_id, cut.body, cut.skip, redelivered, self.host.epoch,
-            cut.picked,
+            entry.ledger_id, entry.entry_id, body, skip, redelivered, self.host.epoch, picked
         ))
+
+    def _cuts(self, consumer: ConsumerSession, entry: StoredEntry, mask: int) -> bool:
+        """Whether the consumer is sent only these messages, rather than the whole entry."""
+        return self.reader.filter is not None or consumer.exact or (
+            self.mode.sharing and cutting_pays(entry, mask)
+        )
 
 
 def _bound(policy: int) -> int:

@@ -55,23 +55,23 @@ class Flights:
 
     def __init__(self, freed: Callable[[ConsumerSession], None]) -> None:
         self._freed = freed
-        self._flights: OrderedDict[Key, Flight] = OrderedDict()
+        self.entries: OrderedDict[Key, Flight] = OrderedDict()
         self._newest: Key = (-1, -1)
         self._late: list[Key] = []
         """Those that went out after a later entry had: they stand out of order."""
         self.messages = 0
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self.entries)
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._flights
+        return key in self.entries
 
     def get(self, key: Key) -> Flight | None:
-        return self._flights.get(key)
+        return self.entries.get(key)
 
     def values(self) -> ValuesView[Flight]:
-        return self._flights.values()
+        return self.entries.values()
 
     def add(
         self, entry: StoredEntry, mask: int, keys: Sequence[str | None] | None,
@@ -84,52 +84,52 @@ class Flights:
         key = (entry.ledger_id, entry.entry_id)
         consumer.held[key] = None
         part = Part(consumer, mask, redelivered, reason)
-        flight = self._flights.get(key)
+        flight = self.entries.get(key)
         if flight is not None:
             flight.parts.append(part)
             return
-        self._flights[key] = Flight(entry.first_ordinal, entry.count, keys, [part])
+        self.entries[key] = Flight(entry.first_ordinal, entry.count, keys, [part])
         if key >= self._newest:
             self._newest = key
             return
         heappush(self._late, key)
-        if len(self._late) > 2 * len(self._flights) + LATE_SPARE:
-            self._late = list({late for late in self._late if late in self._flights})
+        if len(self._late) > 2 * len(self.entries) + LATE_SPARE:
+            self._late = list({late for late in self._late if late in self.entries})
             heapify(self._late)
 
     def settle(self, key: Key, mask: int) -> int:
         """These messages are acknowledged; answers which of them were out."""
-        flight = self._flights.get(key)
+        flight = self.entries.get(key)
         return 0 if flight is None else self._cut(key, flight, mask)
 
     def settle_below(self, floor: int) -> list[tuple[Flight, int]]:
         """Everything below the ordinal is acknowledged; answers what of it was out."""
         settled: list[tuple[Flight, int]] = []
         # Of those that went out in order none is below the floor once one is not.
-        while self._flights and self._settle_below(next(iter(self._flights)), floor, settled):
+        while self.entries and self._settle_below(next(iter(self.entries)), floor, settled):
             pass
         while self._late:
             key = self._late[0]
-            if key in self._flights and not self._settle_below(key, floor, settled):
+            if key in self.entries and not self._settle_below(key, floor, settled):
                 break
             heappop(self._late)
         return settled
 
     def _settle_below(self, key: Key, floor: int, settled: list[tuple[Flight, int]]) -> bool:
-        flight = self._flights[key]
+        flight = self.entries[key]
         below = min(floor - flight.first_ordinal, flight.count)
         if below > 0:
             hit = self._cut(key, flight, full_mask(below))
             if hit:
                 settled.append((flight, hit))
-        return key not in self._flights
+        return key not in self.entries
 
     def take(
         self, key: Key, consumer: ConsumerSession, mask: int
     ) -> list[tuple[int, int, str]]:
         """Those of these messages that this consumer has are with it no more: (mask, how often
         they were delivered again, why they failed the last time)."""
-        flight = self._flights.get(key)
+        flight = self.entries.get(key)
         taken: list[tuple[int, int, str]] = []
         if flight is not None:
             self._cut(key, flight, mask, consumer, taken)
@@ -139,6 +139,8 @@ class Flights:
         self, key: Key, flight: Flight, mask: int, whose: ConsumerSession | None = None,
         taken: list[tuple[int, int, str]] | None = None,
     ) -> int:
+        if whose is None and len(flight.parts) == 1:
+            return self._cut_only(key, flight.parts[0], mask)
         cut, kept = 0, []
         for part in flight.parts:
             hit = part.mask & mask
@@ -162,24 +164,39 @@ class Flights:
             for part in kept:
                 part.consumer.held[key] = None  # another part of the same consumer was cut away
         if not kept:
-            del self._flights[key]
+            del self.entries[key]
         return cut
+
+    def _cut_only(self, key: Key, part: Part, mask: int) -> int:
+        """As `_cut`, where one part is all there is."""
+        hit = part.mask & mask
+        if hit:
+            consumer, messages = part.consumer, hit.bit_count()
+            part.mask ^= hit
+            consumer.unacknowledged -= messages
+            self.messages -= messages
+            if not part.mask:
+                del self.entries[key]
+                consumer.held.pop(key, None)
+            if consumer.parked:
+                self._freed(consumer)
+        return hit
 
     def forget_oldest(self) -> None:
         """Count the messages of the entry that went out first as nobody's."""
-        key = next(iter(self._flights))
-        self._cut(key, self._flights[key], -1)
+        key = next(iter(self.entries))
+        self._cut(key, self.entries[key], -1)
 
     def clear(self) -> None:
         """Nothing is out any more."""
-        for flight in self._flights.values():
+        for flight in self.entries.values():
             for part in flight.parts:
                 part.consumer.unacknowledged = 0
                 part.consumer.held.clear()
-        self._flights.clear()
+        self.entries.clear()
         self._late.clear()
         self._newest = (-1, -1)
         self.messages = 0
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._flights)
+        return iter(self.entries)

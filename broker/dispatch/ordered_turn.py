@@ -13,7 +13,6 @@ from broker.dispatch.returns import Order, Returns, keyed_of
 from broker.dispatch.waiting import Wait, WaitingEntry
 from broker.stored_entry import StoredEntry
 from broker.subscription_stats import Block
-from magnetar.entry import EntryView, parse_prefix
 from magnetar.errors import InvalidFrame
 
 Keys = Sequence[str | None]
@@ -66,7 +65,7 @@ class OrderedTurn:
             if pieces is not None:
                 if not desk.serve(pieces):
                     break
-            elif not self._read():
+            elif desk.reading or not self._read():
                 break
             elif self._look_again:
                 self._look_again = False
@@ -104,7 +103,6 @@ class OrderedTurn:
         entry = state.waiting[0][2]
         body = desk.bodies.get(entry.key)
         if body is None:
-            desk.blocks.add(Block.UNREADABLE)
             return False
         run, withdrawn, history = 0, False, (-1, "", False)
         while state is not None and run.bit_count() < room:
@@ -195,7 +193,7 @@ class OrderedTurn:
 
     def _sort(self, entry: StoredEntry, mask: int) -> None:
         desk, order = self._desk, self._order
-        first, keys = entry.first_ordinal, keys_of(entry)
+        first, keys = entry.first_ordinal, self._keys_of(entry)
         parts = desk.host.counts.split(first, mask)
         if len(parts) > 1 or parts[0][1]:
             for part, redelivered in parts:
@@ -211,6 +209,14 @@ class OrderedTurn:
             desk.spare.append(Piece(entry, found.anybody, 0, "", keys, True))
         if found.aside:
             self._set_aside(entry, keys, found.aside, 0)
+
+    def _keys_of(self, entry: StoredEntry) -> Keys | None:
+        """The key of each message; None when none has one, or when they cannot be read: then
+        whoever receives the entry is told."""
+        try:
+            return self._desk.opened.view(entry).keys()
+        except InvalidFrame:
+            return None
 
     def _sort_redelivered(
         self, entry: StoredEntry, keys: Keys | None, mask: int, redelivered: int
@@ -252,13 +258,3 @@ class OrderedTurn:
                 desk.spare.append(piece._replace(mask=found.anybody))
             if found.aside:
                 self._set_aside(entry, piece.keys, found.aside, piece.redelivered)
-
-
-def keys_of(entry: StoredEntry) -> Keys | None:
-    """The key of each message; None when none has one, or when they cannot be read: then whoever
-    receives the entry is told."""
-    try:
-        _, batch = parse_prefix(entry.body)
-        return EntryView(batch, verify=False).keys()
-    except InvalidFrame:
-        return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from broker.cursor import full_mask
+from broker.cursor import full_mask, lowest_bits
 from broker.dispatch.desk import Desk, Piece
 from broker.dispatch.returns import Returns
+from broker.stored_entry import StoredEntry
 
 
 class PlainTurn:
@@ -19,28 +20,41 @@ class PlainTurn:
         desk = self._desk
         while desk.budget > 0:
             pieces = desk.source()
-            if pieces is None:
-                if desk.waiting.first_in_turn() is not None or not self._read():
+            if pieces is not None:
+                if not desk.serve(pieces):
                     return
-                pieces = desk.spare
-            if pieces and not desk.serve(pieces):
+            elif desk.reading or not self._serve_fresh():
                 return
 
-    def _read(self) -> bool:
-        """Put the log's next messages into the spare; False when there are none, or not for
-        anybody."""
+    def _serve_fresh(self) -> bool:
+        """Hand out the log's next messages; False when there are none, or not for anybody."""
         desk = self._desk
-        if desk.choice.first(desk.able) is None or desk.fresh_room() <= 0:
+        consumer = desk.choice.first(desk.able)
+        room = desk.fresh_room() if consumer is not None else 0
+        if consumer is None or room <= 0:
             return False
-        counts, most = desk.host.counts, desk.host.max_deliveries
-        while desk.budget > 0 and (entry := desk.reader.next()) is not None:
-            mask = desk.deliverable(entry, full_mask(entry.count))
-            if not mask:
-                continue
-            for part, redelivered in counts.split(entry.first_ordinal, mask):
-                if 0 < most <= redelivered:
-                    self._returns.given_up(entry, part, None, redelivered)
-                else:
-                    desk.spare.append(Piece(entry, part, redelivered, "", None, True))
-            return True
-        return False
+        entry = desk.reader.next()
+        if entry is None:
+            return False
+        mask = desk.deliverable(entry, full_mask(entry.count))
+        if entry.first_ordinal in desk.host.counts:
+            self._sort_redelivered(entry, mask)
+        elif mask:
+            room = min(room, desk.room_found)
+            if mask.bit_count() > room:
+                now = lowest_bits(mask, room)
+                desk.spare.append(Piece(entry, mask ^ now, 0, "", None, True))
+                mask = now
+            desk.hand_out(consumer, entry, mask, 0, "", None)
+            desk.choice.served(consumer)
+        return True
+
+    def _sort_redelivered(self, entry: StoredEntry, mask: int) -> None:
+        """Messages some of which were delivered before, by an earlier owner of the topic."""
+        desk = self._desk
+        most = desk.host.max_deliveries
+        for part, redelivered in desk.host.counts.split(entry.first_ordinal, mask) if mask else ():
+            if 0 < most <= redelivered:
+                self._returns.given_up(entry, part, None, redelivered)
+            else:
+                desk.spare.append(Piece(entry, part, redelivered, "", None, True))

@@ -198,6 +198,11 @@ class Returns:
 
     # --- done with
 
+    def span_of(self, key: Key) -> tuple[int, int] | None:
+        """First ordinal and number of messages of an entry of which something is out or waits."""
+        known = self._flights.entries.get(key) or self._waiting.entries.get(key)
+        return None if known is None else (known.first_ordinal, known.count)
+
     def settle(self, key: Key, mask: int) -> None:
         """These messages are acknowledged."""
         if self.order is None:
@@ -206,7 +211,7 @@ class Returns:
             hit = self._flights.settle(key, mask)
             if hit and flight.keys is not None:
                 self.order.settled(flight.first_ordinal, flight.keys, hit)
-        if self._waiting:
+        if self._waiting.entries:
             self._withdraw(self._waiting.settle(key, mask))
 
     def settle_below(self, floor: int) -> None:
@@ -214,12 +219,12 @@ class Returns:
         for flight, hit in self._flights.settle_below(floor):
             if self.order is not None and flight.keys is not None:
                 self.order.settled(flight.first_ordinal, flight.keys, hit)
-        if self._waiting:
+        if self._waiting.entries:
             self._withdraw(self._waiting.settle_below(floor))
 
     def settle_range(self, first: int, end: int) -> None:
         """What waits of the ordinals first..end-1 is done with; what is out stays out."""
-        if self._waiting:
+        if self._waiting.entries:
             self._withdraw(self._waiting.settle_range(first, end))
 
     def gone(self, key: Key) -> None:

@@ -63,7 +63,7 @@ class Waiting:
     """Of one subscription. Everything is counted exactly; heaps forget what is gone lazily."""
 
     def __init__(self) -> None:
-        self._entries: dict[Key, WaitingEntry] = {}
+        self.entries: dict[Key, WaitingEntry] = {}
         self._turns: list[Key] = []
         self._times: list[tuple[float, int, WaitingEntry, WaitingPart]] = []
         self._order: list[Key] = []
@@ -72,16 +72,16 @@ class Waiting:
         """By what they wait for."""
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._entries
+        return key in self.entries
 
     def __iter__(self) -> Iterator[WaitingEntry]:
-        return iter(self._entries.values())
+        return iter(self.entries.values())
 
     def get(self, key: Key) -> WaitingEntry | None:
-        return self._entries.get(key)
+        return self.entries.get(key)
 
     @property
     def delivered(self) -> int:
@@ -93,9 +93,9 @@ class Waiting:
         self, key: Key, first_ordinal: int, count: int, keys: Sequence[str | None] | None
     ) -> WaitingEntry:
         """The entry, to which something is about to be added."""
-        found = self._entries.get(key)
+        found = self.entries.get(key)
         if found is None:
-            found = self._entries[key] = WaitingEntry(key, first_ordinal, count, keys)
+            found = self.entries[key] = WaitingEntry(key, first_ordinal, count, keys)
             heappush(self._order, key)
         return found
 
@@ -132,7 +132,7 @@ class Waiting:
         """The first entry, in the order of the log, of which something has no order and waits
         for its turn."""
         while self._turns:
-            entry = self._entries.get(self._turns[0])
+            entry = self.entries.get(self._turns[0])
             if entry is not None and any(
                 part.wait is Wait.TURN and not part.ordered for part in entry.parts
             ):
@@ -194,7 +194,7 @@ class Waiting:
 
     def settle(self, key: Key, mask: int) -> list[tuple[WaitingEntry, WaitingPart, int]]:
         """These messages are acknowledged; answers which of them waited, and in what part."""
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         return [] if entry is None else self._cut(entry, mask)
 
     def settle_range(
@@ -202,7 +202,7 @@ class Waiting:
     ) -> list[tuple[WaitingEntry, WaitingPart, int]]:
         """As `settle`, for the ordinals first..end-1. Looks at all entries."""
         settled = []
-        for entry in list(self._entries.values()):
+        for entry in list(self.entries.values()):
             low, high = first - entry.first_ordinal, end - entry.first_ordinal
             if low < entry.count and high > 0:
                 mask = full_mask(min(high, entry.count)) & ~full_mask(max(low, 0))
@@ -213,13 +213,13 @@ class Waiting:
         """As `settle`, for everything below the ordinal."""
         settled = []
         while self._order:
-            entry = self._entries.get(self._order[0])
+            entry = self.entries.get(self._order[0])
             if entry is not None:
                 below = min(floor - entry.first_ordinal, entry.count)
                 if below <= 0:
                     break
                 settled += self._cut(entry, full_mask(below))
-                if entry.key in self._entries:
+                if entry.key in self.entries:
                     break
             heappop(self._order)
         return settled
@@ -241,11 +241,11 @@ class Waiting:
 
     def _drop_if_empty(self, entry: WaitingEntry) -> None:
         if not entry.parts:
-            self._entries.pop(entry.key, None)
+            self.entries.pop(entry.key, None)
 
     def clear(self) -> None:
         """Nothing waits any more."""
-        self._entries.clear()
+        self.entries.clear()
         self._turns.clear()
         self._times.clear()
         self._order.clear()

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from broker.conversation import InitialPosition
+from broker.dispatch_metrics import dispatch_metrics
 from broker.settings import BrokerLimits
 from broker.state_records import SubscriptionKind
 from broker.subscription import Subscription
@@ -145,6 +146,29 @@ async def test_counts_stay_exact_whatever_settles_messages() -> None:
         one.session.close()
         assert subscription.dispatcher.flights.messages == 0
         assert subscription.dispatcher.waiting.delivered == 60
+
+
+async def test_metrics_tell_what_is_out_and_which_bound_is_met() -> None:
+    async with world() as made:
+        node = await made.broker(policies=THREE)
+        one = await Subscriber.open(node, permits=100)
+        publisher = await Publisher.open(node)
+        await publisher.publish(*(b"%d" % number for number in range(8)))
+        await one.receive(3)
+        one.session.negative(positions_of(one.deliveries, b"0"), 3_600_000)
+        await one.receive(4)
+        await settle()
+
+        found = {
+            (sample.name.removeprefix("magnetar_broker_"), *sample.labels.values()): sample.value
+            for family in dispatch_metrics((await node.topic()).subscriptions())
+            for sample in family.samples
+        }
+
+        assert found["unacknowledged_messages",] == 3
+        assert found["waiting_messages", "delayed"] == 1
+        assert found["bounded_subscriptions", "consumer"] == 1
+        assert found["bounded_subscriptions", "look_ahead"] == 0
 
 
 async def test_the_bound_of_tracked_entries_is_told() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from magnetar.entry.encode import Columns, encode_batch
@@ -26,13 +26,23 @@ def select(view: EntryView, indexes: Sequence[int], *, derived: bool = True) -> 
     if not indexes:
         raise InvalidArgument("an entry holds at least one message")
     header = view.header
+    flags = int(header.flags)
 
-    def column(flag: Flag, read: Callable[[int], Value]) -> list[Value] | None:
-        return [read(index) for index in indexes] if header.flags & flag else None
+    def numbers(flag: Flag) -> list[int] | None:
+        return picked(view.numbers(flag)) if flags & int(flag) else None
 
-    sequence_ids = [view.sequence_id(index) for index in indexes]
+    def texts(flag: Flag) -> list[str | None] | None:
+        return picked(view.texts(flag)) if flags & int(flag) else None
+
+    def picked(column: Sequence[Value]) -> list[Value]:
+        return [column[index] for index in indexes]
+
+    first = header.first_sequence_id
+    sequence_ids = numbers(Flag.SEQUENCE_IDS) or [first + index for index in indexes]
     consecutive = sequence_ids[-1] - sequence_ids[0] == len(indexes) - 1
-    checksums = column(Flag.CHECKSUMS, view.checksum)
+    properties = None
+    if flags & int(Flag.PROPERTIES):
+        properties = [view.properties(index) for index in indexes]
     return encode_batch(
         header.producer_name,
         sequence_ids[0],
@@ -41,15 +51,15 @@ def select(view: EntryView, indexes: Sequence[int], *, derived: bool = True) -> 
         codec=header.codec,
         columns=Columns(
             sequence_ids=None if consecutive else sequence_ids,
-            event_times_ms=column(Flag.EVENT_TIMES, view.event_time_ms),
-            deliver_at_ms=column(Flag.DELIVER_AT, view.deliver_at_ms),
-            expires_after_ms=column(Flag.EXPIRES, view.expires_after_ms),
-            partition_keys=column(Flag.PARTITION_KEYS, view.partition_key),
-            ordering_keys=column(Flag.ORDERING_KEYS, view.ordering_key),
-            tags=column(Flag.TAGS, view.tag),
-            provenance=column(Flag.PROVENANCE, view.provenance),
-            properties=column(Flag.PROPERTIES, view.properties),
-            checksums=None if checksums is None else [crc for crc in checksums if crc is not None],
+            event_times_ms=numbers(Flag.EVENT_TIMES),
+            deliver_at_ms=numbers(Flag.DELIVER_AT),
+            expires_after_ms=numbers(Flag.EXPIRES),
+            partition_keys=texts(Flag.PARTITION_KEYS),
+            ordering_keys=texts(Flag.ORDERING_KEYS),
+            tags=texts(Flag.TAGS),
+            provenance=texts(Flag.PROVENANCE),
+            properties=properties,
+            checksums=numbers(Flag.CHECKSUMS),
         ),
         derived=derived or bool(header.flags & Flag.DERIVED),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
 from crc32c import crc32c
@@ -55,7 +55,7 @@ class EntryView:
         flags = self.header.flags
         if self._offsets is None:
             if flags & Flag.LENGTHS:
-                size = self._numbers(Flag.LENGTHS)[self._place(index)]
+                size = self.numbers(Flag.LENGTHS)[self._place(index)]
             else:
                 size = self._size
         else:
@@ -83,7 +83,7 @@ class EntryView:
 
     def sequence_id(self, index: int) -> int:
         if self.header.flags & Flag.SEQUENCE_IDS:
-            return self._numbers(Flag.SEQUENCE_IDS)[index]
+            return self.numbers(Flag.SEQUENCE_IDS)[index]
         return self.header.first_sequence_id + index
 
     def event_time_ms(self, index: int) -> int:
@@ -96,7 +96,7 @@ class EntryView:
 
     def delivery_times_ms(self) -> Sequence[int]:
         """Of all messages, as `deliver_at_ms` gives one; only for entries that have them."""
-        return self._numbers(Flag.DELIVER_AT)
+        return self.numbers(Flag.DELIVER_AT)
 
     def expires_after_ms(self, index: int) -> int:
         """How long it may wait from its append on; 0: as the topic says."""
@@ -106,7 +106,7 @@ class EntryView:
         """CRC32C of the message's bytes; None when the producer gave none."""
         if not self.header.flags & Flag.CHECKSUMS:
             return None
-        return self._numbers(Flag.CHECKSUMS)[index]
+        return self.numbers(Flag.CHECKSUMS)[index]
 
     def partition_key(self, index: int) -> str | None:
         return self._text(Flag.PARTITION_KEYS, index)
@@ -122,7 +122,7 @@ class EntryView:
     def keys(self) -> Sequence[str | None] | None:
         """Of all messages, as `key` tells it; None when none has one."""
         columns = [
-            self._texts(flag) for flag in (Flag.ORDERING_KEYS, Flag.PARTITION_KEYS)
+            self.texts(flag) for flag in (Flag.ORDERING_KEYS, Flag.PARTITION_KEYS)
             if self.header.flags & flag
         ]
         if len(columns) < 2:
@@ -192,7 +192,7 @@ class EntryView:
         stored = self._buffer[len(self._buffer) - header.stored_bytes:]
         payload = decompress(stored, header.codec, header.uncompressed_bytes)
         if header.flags & Flag.LENGTHS:
-            offsets = list(accumulate(self._numbers(Flag.LENGTHS), initial=0))
+            offsets = list(accumulate(self.numbers(Flag.LENGTHS), initial=0))
             if offsets[-1] != len(payload):
                 raise InvalidFrame("the payload sizes do not add up")
             self._offsets = offsets
@@ -204,7 +204,7 @@ class EntryView:
     def _verify_payloads(self) -> None:
         if not self.header.flags & Flag.CHECKSUMS:
             return
-        if list(map(crc32c, self.payloads())) != list(self._numbers(Flag.CHECKSUMS)):
+        if list(map(crc32c, self.payloads())) != list(self.numbers(Flag.CHECKSUMS)):
             self._payload = None
             raise InvalidFrame("a message's checksum does not match its bytes")
 
@@ -213,7 +213,8 @@ class EntryView:
             self._starts = check_columns(self._buffer, self.header)
         return self._starts[flag]
 
-    def _numbers(self, flag: Flag) -> Sequence[int]:
+    def numbers(self, flag: Flag) -> Sequence[int]:
+        """A numeric column that is present."""
         column = self._columns.get(flag)
         if column is None:
             typecode = "I" if flag in (Flag.LENGTHS, Flag.CHECKSUMS) else "q"
@@ -222,12 +223,13 @@ class EntryView:
         return column  # type: ignore[return-value]
 
     def _number_or_zero(self, flag: Flag, index: int) -> int:
-        return self._numbers(flag)[index] if self.header.flags & flag else 0
+        return self.numbers(flag)[index] if self.header.flags & flag else 0
 
     def _text(self, flag: Flag, index: int) -> str | None:
-        return self._texts(flag)[index] if self.header.flags & flag else None
+        return self.texts(flag)[index] if self.header.flags & flag else None
 
-    def _texts(self, flag: Flag) -> Sequence[str | None]:
+    def texts(self, flag: Flag) -> Sequence[str | None]:
+        """A text column that is present."""
         column = self._columns.get(flag)
         if column is None:
             column = self._columns[flag] = self._read_texts(flag)
@@ -235,15 +237,23 @@ class EntryView:
 
     def _read_texts(self, flag: Flag) -> list[str | None]:
         at = self._start(flag)
-        texts: list[str | None] = []
         lengths = read_column(self._buffer, at, "I", self.count)
         at += self.count * 4
-        for length in lengths:
-            if length == NO_TEXT:
-                texts.append(None)
-            else:
-                texts.append(_decoded(bytes(self._buffer[at:at + length])))
-                at += length
+        present: Iterable[int] = lengths
+        if NO_TEXT in lengths:
+            present = [0 if length == NO_TEXT else length for length in lengths]
+        ends = list(accumulate(present, initial=0))
+        blob = bytes(self._buffer[at:at + ends[-1]])
+        texts: list[str | None]
+        if blob.isascii():  # one character a byte
+            text = blob.decode("ascii")
+            texts = [text[start:end] for start, end in pairwise(ends)]
+        else:
+            texts = [_decoded(blob[start:end]) for start, end in pairwise(ends)]
+        if present is not lengths:
+            for index, length in enumerate(lengths):
+                if length == NO_TEXT:
+                    texts[index] = None
         return texts
 
 
