@@ -84,7 +84,7 @@ class TopicDeadLetters:
             if not left:
                 done(None)
 
-        if mask:
+        if mask and subscription in self._host.lane_hosts():
             topic = TopicName.parse(self._host.name)
             self._lane(subscription).give(entry, mask, DeadLetterLabels(
                 topic.full, topic.partition, group_of(subscription), attempts, reason,

@@ -162,10 +162,11 @@ class Redrive:
             assert subscription is not None, "it has just been attached to"
             await self._walk(subscription)
             await self._settled(0)
+            self.progress.refused += self._aside
         finally:
             self._labels.withdrawn = True
             session.close()
-        self.progress.refused += self._aside
+            self._host.lanes.drop_idle(request.subscription)
         if not self.progress.refused:
             self.progress.problem = ""
         self.progress.done = True

@@ -127,7 +127,7 @@ class Topic:
             self.publishing.producers or self.publishing.opening or self._opening
             or self._temporary or self.log.pending_entries
             or any(one.consumers for one in self.state.subscriptions.values())
-            or self.schedule.count
+            or self.schedule.count or self.lanes.waiting_messages
         )
 
     def subscriptions(self) -> list[Subscription]:

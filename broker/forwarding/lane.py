@@ -163,6 +163,11 @@ class ForwardLane:
         return self._waiting.messages_aside
 
     @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is on its way."""
+        return self._task is None or self._task.done()
+
+    @property
     def plan(self) -> ForwardPlanned | None:
         """The parcel whose fate is not known."""
         return self._host.forward_plans.get(self.target)

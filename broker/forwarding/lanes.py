@@ -69,6 +69,12 @@ class TopicLanes:
         for lane in self._lanes.pop(subscription, {}).values():
             lane.close()
 
+    def drop_idle(self, subscription: str) -> None:
+        """Forget the lanes that have nothing to do, for one that had many."""
+        lanes = self._lanes.get(subscription, {})
+        for target in [target for target, lane in lanes.items() if lane.idle]:
+            lanes.pop(target).close()
+
     def close(self) -> None:
         """The topic ends here."""
         self._closed = True

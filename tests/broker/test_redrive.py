@@ -253,3 +253,21 @@ async def test_a_large_run_goes_in_order_within_bounds() -> None:
         assert progress.moved == 9_000
         assert await payloads(node, OTHER) == expected
         assert await dead_payloads(node) == expected
+
+
+async def test_a_topic_with_messages_on_their_way_is_in_use_and_lanes_are_not_kept() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await given_up(node, b"a")
+        topic = await node.topic(DEAD)
+        made.forwarder.failing[TOPIC] = TopicTerminated("orders takes no more")
+        run = asyncio.ensure_future(redrive(node))
+        await until(lambda: bool(topic.lanes.problems))
+        assert topic.lanes.waiting_messages == 1 and topic.in_use
+
+        made.forwarder.failing.clear()
+        await run
+        await redrive(node)
+
+        assert not topic.lanes.of("redrive")
+        assert not topic.in_use
