@@ -18,6 +18,8 @@ from metadata.topics import LedgerInfo
 
 MAX_SAMPLES = 256
 """Remembered entries of a ledger; 4 KiB."""
+MAX_SAMPLED_LEDGERS = 64
+"""The newest ones; of older ledgers only the first ordinal and the size are known."""
 
 
 class _Samples:
@@ -54,6 +56,8 @@ class LogIndex:
         self._log = log
         self._samples: dict[LedgerId, _Samples] = {}
         self._first_ordinals: dict[LedgerId, int] = {}
+        self._learned_from: object = None
+        """The list of ledgers whose recorded ordinals are known here."""
         self.end_ordinal = 0
 
     def stored(
@@ -68,6 +72,8 @@ class LogIndex:
                 return  # what comes before it is not known
             self.begins(ledger_id, first_ordinal)
             samples = self._samples[ledger_id] = _Samples()
+            if len(self._samples) > MAX_SAMPLED_LEDGERS:
+                del self._samples[next(iter(self._samples))]
         if entry_id == samples.entries:
             samples.add(first_ordinal, end_ordinal, size_bytes)
 
@@ -90,10 +96,13 @@ class LogIndex:
     def first_ordinal_of(self, ledger_id: LedgerId) -> int | None:
         """The ordinal of the ledger's first message; None while unknown."""
         known = self._first_ordinals.get(ledger_id)
-        if known is None:
-            for info in self._log.record.ledgers:
-                if info.ledger_id == ledger_id and info.first_ordinal > 0:
-                    return info.first_ordinal
+        ledgers = self._log.record.ledgers
+        if known is None and ledgers is not self._learned_from:
+            self._learned_from = ledgers
+            for info in ledgers:
+                if info.first_ordinal > 0:
+                    self._first_ordinals.setdefault(info.ledger_id, info.first_ordinal)
+            known = self._first_ordinals.get(ledger_id)
         return known
 
     def told_of(self, ledger_id: LedgerId) -> tuple[int, int] | None:

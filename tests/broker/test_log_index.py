@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from broker.log_index import MAX_SAMPLES, LogIndex
+from broker.log_index import MAX_SAMPLED_LEDGERS, MAX_SAMPLES, LogIndex
 from magnetar.ids import LedgerId
 from metadata.topics import LedgerInfo, TopicRecord
 
@@ -125,8 +125,43 @@ def test_a_ledger_seen_from_its_middle_on_tells_nothing_wrong() -> None:
     assert index.first_ordinal_of(LedgerId(7)) is None
 
 
+def test_only_the_newest_ledgers_have_samples() -> None:
+    count = MAX_SAMPLED_LEDGERS + 5
+    log = Log(*(LedgerInfo(LedgerId(number), 1, 100, 0, 1, 1) for number in range(count)))
+    index = index_of(log)
+    for number in range(count):
+        index.stored(LedgerId(number), 0, number, number + 1, 100)
+
+    assert len(index._samples) == MAX_SAMPLED_LEDGERS
+    assert index.bytes_from(2) == 100 * (count - 2)
+
+
 def test_what_is_gone_is_forgotten() -> None:
     _, index = filled([10, 10])
     index.forget([])
 
     assert index.told_of(LedgerId(7)) is None
+
+
+def test_thousands_of_ledgers_are_summed_in_one_walk() -> None:
+    ledgers = tuple(
+        LedgerInfo(LedgerId(number), 10, 1_000, number * 10, 1, 1) for number in range(20_000)
+    )
+    log = Log(*ledgers)
+    index = index_of(log)
+    index.begins(LedgerId(0), 0)
+    index.end_ordinal = 200_000
+    walks = 0
+
+    class Counted(tuple):  # type: ignore[type-arg]
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            nonlocal walks
+            walks += 1
+            return super().__iter__()
+
+    log.record = TopicRecord("persistent://t/n/x", ledgers=Counted(ledgers))
+
+    assert index.bytes_from(5) == 20_000 * 1_000 - 500
+    assert index.unknown_first() is None
+    assert index.ordinal_with_bytes(1_000_000) == 190_000
+    assert walks <= 1

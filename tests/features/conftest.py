@@ -10,7 +10,12 @@ import pytest
 
 from demo.cluster import ProcessCluster
 from tests.features.cluster import FeatureCluster
-from tests.features.embedded_cluster import EmbeddedCluster, Options, resident_bytes_of
+from tests.features.embedded_cluster import (
+    EmbeddedCluster,
+    Options,
+    folder_bytes,
+    resident_bytes_of,
+)
 from tests.zookeeper_server import running_zookeeper
 
 SESSION_TIMEOUT_S = 4.0
@@ -47,9 +52,7 @@ class Processes:
 
     def bookie_bytes(self) -> dict[str, int]:
         return {
-            name: sum(
-                file.stat().st_size
-                for file in (self._processes.directory / name / "log").iterdir())
+            name: folder_bytes(self._processes.directory / name / "log")
             for name in self.bookie_names
         }
 

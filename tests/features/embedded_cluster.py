@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -147,13 +147,19 @@ class EmbeddedCluster:
         await node.start()
 
     def bookie_bytes(self) -> dict[str, int]:
-        return {
-            name: sum(file.stat().st_size for file in (self._directory / name / "log").iterdir())
-            for name in BOOKIES
-        }
+        return {name: folder_bytes(self._directory / name / "log") for name in BOOKIES}
 
     def resident_bytes(self, name: str) -> int:
         return resident_bytes_of(os.getpid())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of the files in it; one that goes meanwhile counts nothing."""
+    found = 0
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):
+            found += file.stat().st_size
+    return found
 
 
 def resident_bytes_of(pid: int) -> int:
