@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.broker import Broker
 from broker.consumer_session import ConsumerSession
+from broker.conversation import Delivery
 from broker.ownership import ProbeResult
 from broker.producer_session import ProducerSession
 from broker.settings import BrokerLimits, BrokerSettings
@@ -129,11 +130,20 @@ class Conversation:
             case messages.Permits() if self._consumer is not None:
                 self._consumer.add_permits(message.messages)
             case messages.Acknowledge() if self._consumer is not None:
-                self._consumer.acknowledge(
-                    message.individual, message.cumulative, self._done(message.request_id)
-                )
+                done = self._process.world.watch.acknowledged(
+                    self._consumer, message.individual, self._done(message.request_id))
+                self._consumer.acknowledge(message.individual, message.cumulative, done)
             case messages.Redeliver() if self._consumer is not None:
                 self._consumer.redeliver(message.positions)
+            case messages.GiveBack() if self._consumer is not None:
+                self._process.world.watch.returned(self._consumer, message.positions)
+                self._consumer.negative(
+                    message.positions, message.delay_ms, counted=message.counted)
+
+    def _deliver(self, found: list[Delivery]) -> None:
+        if self._consumer is not None:
+            self._process.world.watch.delivered(self._consumer, found)
+        self._link.send_object(messages.Deliveries(found))
 
     def _done(self, request_id: int) -> Callable[[MagnetarError | None], None]:
         return lambda error: self._link.send_object(messages.Done(request_id, error))
@@ -175,10 +185,7 @@ class Conversation:
                 producer.max_message_size_bytes,
             ))
         else:
-            consumer = await self._broker.open_consumer(
-                message.request,
-                lambda found: self._link.send_object(messages.Deliveries(found)), self._end,
-            )
+            consumer = await self._broker.open_consumer(message.request, self._deliver, self._end)
             if self._closed:
                 consumer.close()
                 return

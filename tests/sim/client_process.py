@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from broker.conversation import Delivery, InitialPosition, MessagePosition, OpenConsumer
 from broker.state_records import SubscriptionKind
-from magnetar.batch import Batch
+from magnetar.batch import Batch, Options
 from magnetar.entry import EntryView, parse_prefix
 from magnetar.errors import ConnectionFailed, MagnetarError, OperationTimeout
 from magnetar.producer_core import ProducerCore, ProducerLimits
@@ -210,12 +211,21 @@ class SimProducer(Client):
                     break
                 content = f"{self.name}/{self._number}/".encode()
                 content += b"x" * self.random.randrange(40)
-                batch = core.add(content)
+                batch = core.add(content, self._options(self._number))
                 self._numbers.setdefault(batch, []).append(self._number)
                 world.history.sent(self.name, self._number, world.loop.time())
                 self._number += 1
             self._wake.set()
             await self.clock.sleep(config.gap_s * self.random.uniform(0.5, 1.5))
+
+
+    def _options(self, number: int) -> Options | None:
+        """A key, where the seed has keys; both producers send of the same ones."""
+        keys = self.world.config.key_count
+        if not keys:
+            return None
+        key = f"k{zlib.crc32(f'{self.name}/{number}'.encode()) % keys}"
+        return Options(partition_key=key, size_bytes=len(key))
 
 
 class SimConsumer(Client):
@@ -227,16 +237,23 @@ class SimConsumer(Client):
         self.final = False
         self.received: set[tuple[str, int]] = set()
 
+    @property
+    def kind(self) -> SubscriptionKind:
+        """Of the subscription."""
+        config = self.world.config
+        if config.spread:
+            return SubscriptionKind[config.spread.upper()]
+        return SubscriptionKind.SHARED if config.subscription_shared else (
+            SubscriptionKind.EXCLUSIVE
+        )
+
     def finished(self) -> bool:
         return self.world.consuming_ended and not self.final
 
     async def converse(self, stream: Stream, relay: bool) -> None:
         world, config = self.world, self.world.config
-        kind = SubscriptionKind.SHARED if config.subscription_shared else (
-            SubscriptionKind.EXCLUSIVE
-        )
         stream.send(messages.Subscribe(OpenConsumer(
-            world.topic, self.subscription, kind, InitialPosition.EARLIEST,
+            world.topic, self.subscription, self.kind, InitialPosition.EARLIEST,
             consumer_name=self.name,
         ), relay))
         await stream.receive(OPEN_TIMEOUT_S)

@@ -16,6 +16,8 @@ from tests.sim.client_process import SimConsumer, SimProducer
 from tests.sim.config import Config
 from tests.sim.dump import check_all_copies
 from tests.sim.history import Place
+from tests.sim.keyed_consumer import KeyedConsumer
+from tests.sim.keyed_watch import KeyedWatch
 from tests.sim.log_owner import TOPIC, LedgerUser
 from tests.sim.processes import Process
 from tests.sim.world import World
@@ -89,12 +91,20 @@ class ClusterWorld(World):
         )
         self.broker_processes = [BrokerProcess(self, f"b{n}") for n in range(2)]
         self.brokers = [*self.broker_processes]
-        consumers = 2 if config.subscription_shared else 1
-        self.consumers = [SimConsumer(self, f"c{n}", SUBSCRIPTION) for n in range(consumers)]
+        self.watch = KeyedWatch()
+        self.consumers = self._make_consumers()
         self.producers = [SimProducer(self, f"p{n}") for n in range(config.producer_count)]
         self.clients = [*self.consumers, *self.producers]
         self.subscribed = False
         self.consuming_ended = False
+
+    def _make_consumers(self) -> list[SimConsumer]:
+        config = self.config
+        if config.spread:
+            count = 3 if config.spread == "key_shared" else 2
+            return [KeyedConsumer(self, f"c{n}", SUBSCRIPTION) for n in range(count)]
+        count = 2 if config.subscription_shared else 1
+        return [SimConsumer(self, f"c{n}", SUBSCRIPTION) for n in range(count)]
 
     def keeps_back(self, key: tuple[str, int]) -> bool:
         """Messages that are never acknowledged, so that the end can ask for them."""
@@ -138,6 +148,13 @@ class ClusterWorld(World):
             lambda: all((m.producer, m.sequence_id) in history.seen_messages
                         for m in history.acks),
         )
+        if self.config.spread:
+            await self.within(
+                "what failed and was given back comes again until it is acknowledged", 60.0,
+                lambda: all((m.producer, m.sequence_id) in history.consume_asked
+                            or self.keeps_back((m.producer, m.sequence_id))
+                            for m in history.acks),
+            )
         await asyncio.sleep(0.5)
         self.consuming_ended = True
         await asyncio.sleep(0.5)
@@ -158,6 +175,7 @@ class ClusterWorld(World):
         assert auditor.stored is not None
         first = None if self.config.keep_log else auditor.first
         self.violations += auditor.problems
+        self.violations += self.watch.violations
         self.violations += check_log(self.history, auditor.stored, self.read_places, first)
         self.violations += check_ack_order(self.history)
         self.violations += self._check_cursor(auditor.stored, final.received)

@@ -70,6 +70,10 @@ class Config:
     garbage_interval_s: float = 300.0
     checkpoint_entries: int = 2_000
     permits: int = 100
+    spread: str = ""
+    """"key_shared" or "failover" in place of what `subscription_shared` says."""
+    key_count: int = 0
+    negative_share: float = 0.0
 
 
 def draw(seed: int, workload: str) -> Config:
@@ -114,7 +118,16 @@ def draw(seed: int, workload: str) -> Config:
         config.store.loss_chance = 0.0
         config.store.delay_max_s = min(config.store.delay_max_s, 0.005)
         config.links.delay_max_s = min(config.links.delay_max_s, 0.002)
+    _draw_spread(config)
     return config
+
+
+def _draw_spread(config: Config) -> None:
+    """Its own chance: every seed keeps what was drawn for it before."""
+    chance = random.Random(f"{config.seed}/spread")
+    config.spread = chance.choice(("", "", "key_shared", "key_shared", "failover"))
+    config.key_count = chance.choice((2, 5, 20)) if config.spread else 0
+    config.negative_share = chance.choice((0.0, 0.1, 0.3)) if config.spread else 0.0
 
 
 def _draw_quorums(chance: random.Random, bookie_count: int) -> Quorums:

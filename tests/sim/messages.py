@@ -95,6 +95,15 @@ class Redeliver:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveBack:
+    """A negative acknowledgement; `counted`: as a failure."""
+
+    positions: list[MessagePosition]
+    delay_ms: int
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     request_id: int
     error: MagnetarError | None
