@@ -37,6 +37,7 @@ from broker.memory_topics import MemoryTopics
 from broker.ownership import Decision, Ownership, Probe, Verdict
 from broker.producer_session import ProducerSession
 from broker.publishing import TopicCounters
+from broker.schedule.memory import ScheduleMemory
 from broker.settings import BrokerSettings
 from broker.tail_cache import TailCache
 from broker.topic import Topic
@@ -128,6 +129,7 @@ class Broker:
         self._gate = SessionGate(store)
         self.cache = TailCache(settings.limits.tail_cache_bytes)
         self.counters = TopicCounters()
+        self.schedules = ScheduleMemory(settings.limits.schedule_memory_bytes)
         self.lanes = LaneOffice(
             forwarder or NoForwarder(), ByteBudget(settings.limits.forwarding_bytes), clock, random,
             ForwardCounters(), lane_limits or LaneLimits(),
@@ -507,7 +509,7 @@ class Broker:
     def _make_topic(self, name: str, log: TopicLog, policies: TopicPolicies) -> Topic:
         return Topic(
             name, log, policies, self.settings.limits, self._clock, self._gate, self.counters,
-            self._closed, self.lanes,
+            self._closed, self.lanes, self.schedules,
         )
 
     async def _release(self, name: str, mine: Owner) -> None:

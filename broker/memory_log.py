@@ -12,15 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from broker.schedule.runs.store import RunSink
 from ledger.chain import OnAppended
 from ledger.log_entry import LogEntry
 from ledger.log_positions import UNKNOWN_ENTRIES, LogPositions
 from ledger.managed_log import LogPolicy, ManagedLog
 from ledger.position import BEFORE_FIRST, Position
-from magnetar.errors import LedgerClosed, LedgerError, LedgerFenced, NotSupported
+from ledger.schedule_runs import Covered
+from magnetar.errors import (
+    LedgerClosed,
+    LedgerError,
+    LedgerFenced,
+    LedgerNotFound,
+    NotSupported,
+)
 from magnetar.ids import EntryId, LedgerId
 from magnetar.runtime.clock import Clock
-from metadata.topics import LedgerInfo, Owner, TopicRecord
+from metadata.topics import LedgerInfo, Owner, ScheduleRun, TopicRecord
 
 ENTRY_OVERHEAD_BYTES = 48
 """What an entry costs beside its body; without it many tiny ones would exceed the bounds."""
@@ -62,13 +70,38 @@ class MemoryState:
         """There is nothing to replace."""
 
 
+class NoRuns:
+    """Of a schedule that is always empty."""
+
+    finished: tuple[ScheduleRun, ...] = ()
+    covered = Covered(BEFORE_FIRST, 0)
+
+    async def begin(self) -> RunSink:
+        """Raises NotSupported; there is never anything to write."""
+        raise NotSupported("a non-persistent topic delays no messages")
+
+    async def drop(self, ledger_ids: Sequence[LedgerId]) -> None:
+        """There is nothing to drop."""
+
+    async def drop_unfinished(self) -> None:
+        """There is nothing to drop."""
+
+    async def read(
+        self, ledger_id: LedgerId, first: int, max_entries: int, max_bytes: int
+    ) -> list[bytes]:
+        """Raises LedgerNotFound."""
+        raise LedgerNotFound(f"a non-persistent topic has no run {ledger_id}")
+
+
 class MemorySchedule:
     """Always empty: what waits for its time is to be durable."""
 
     ledger_ids: tuple[LedgerId, ...] = ()
-    pending_bytes = 0
+    pending_bytes = size_bytes = 0
     blocked_reason: str | None = None
-    has_closed_up_to = BEFORE_FIRST
+
+    def __init__(self) -> None:
+        self.runs = NoRuns()
 
     def append(self, record: bytes, on_done: OnAppended) -> None:
         """Raises NotSupported; publishing asks before it comes to that."""
@@ -80,6 +113,10 @@ class MemorySchedule:
     async def trim(self, last_unneeded: Position) -> int:
         """There is nothing to free."""
         return 0
+
+    def oldest_behind(self, last_unneeded: Position) -> int:
+        """The first ledger that there could be."""
+        return last_unneeded.ledger_id + 1
 
     async def read_after(
         self, after: Position, max_entries: int, max_bytes: int

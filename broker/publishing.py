@@ -126,6 +126,7 @@ class Publishing:
         back for another reason."""
         return (
             self._pending_bytes > self._limits.pending_publish_bytes or self._host.gate.holds
+            or self.delayed.congested
         )
 
     @property

@@ -76,6 +76,9 @@ class BrokerLimits:
     presumed_dead_s: float = 15.0
     """A broker whose port did not answer serves no non-persistent topic for so long, unless its
     registration ends before or another life of it begins."""
+    schedule_memory_bytes: int = 32 * MIB
+    """Of what waits in the schedules of all topics together; what is above is written to runs,
+    and above twice of it producers of delayed messages are held back meanwhile."""
     topics: int = 100_000
     producers_a_topic: int = 10_000
     waiting_producers_a_topic: int = 1_000

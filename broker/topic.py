@@ -30,6 +30,7 @@ from broker.publish_gate import PublishGate
 from broker.publishing import Publishing, TopicCounters
 from broker.pull_sessions import PullSessions
 from broker.retention import Retention
+from broker.schedule.memory import ScheduleMemory
 from broker.schedule.schedule import Schedule
 from broker.settings import BrokerLimits
 from broker.state_records import StateRecord, SubscriptionCreated, SubscriptionDeleted
@@ -69,7 +70,7 @@ class Topic:
     def __init__(
         self, name: str, log: TopicLog, policies: TopicPolicies, limits: BrokerLimits,
         clock: Clock, gate: DispatchGate, counters: TopicCounters,
-        on_closed: Callable[[Topic], None], office: LaneOffice,
+        on_closed: Callable[[Topic], None], office: LaneOffice, memory: ScheduleMemory,
     ) -> None:
         self._name = name
         self.log = log
@@ -84,7 +85,7 @@ class Topic:
         self.quota = BacklogQuota(self, log, clock)
         self.gate = PublishGate(log, self.quota, self.release_producers)
         self.schedule = Schedule(
-            self, log, self.state.schedule, limits, clock, counters.schedules
+            self, log, self.state.schedule, limits, clock, counters.schedules, memory
         )
         self.publishing = Publishing(
             self, log, self.state, self.schedule, limits, clock, counters
@@ -317,7 +318,7 @@ class Topic:
         self.quota.moved(subscription)
 
     def release_producers(self) -> None:
-        """The backlog holds them back no more."""
+        """What held them back does so no more."""
         self.publishing.release_waiters()
 
     def next_consumer_id(self) -> int:
@@ -408,7 +409,7 @@ class Topic:
         await self.log.log.tidy()
         await self.quota.maintain()
         await self.retention.apply()
-        await self.schedule.free()
+        await self.schedule.maintain()
         if self.state.compaction_is_due:
             await self.state.compact()
 

@@ -18,6 +18,7 @@ from ledger.driver import LedgerStore, LedgerWriterHandle, ReadHandle
 from ledger.log_entry import LogEntry
 from ledger.position import BEFORE_FIRST, Position
 from ledger.quorum import Quorums
+from ledger.schedule_runs import ScheduleRuns
 from ledger.topic_record import OwnedTopic
 from magnetar.errors import EntryNotFound, LedgerError, LedgerFenced
 from magnetar.ids import EntryId, LedgerId
@@ -44,6 +45,8 @@ class ScheduleLog:
         self._on_fenced = on_fenced
         self._readers = {reader.ledger_id: reader for reader in readers}
         self._ends = {reader.ledger_id: reader.last_entry for reader in readers}
+        self._sizes = {reader.ledger_id: reader.metadata.length_bytes for reader in readers}
+        self.runs = ScheduleRuns(owned, ledgers, quorums, on_fenced)
         self._chain: LedgerChain | None = None
         self._error: LedgerError | None = None
         self.last_confirmed = BEFORE_FIRST
@@ -110,16 +113,22 @@ class ScheduleLog:
         if self._chain is not None:
             self._chain.fence(error)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the ledgers that are kept, as far as known."""
+        writer = self._chain.writer if self._chain is not None else None
+        open_bytes = writer.length_bytes if writer is not None else 0
+        return open_bytes + sum(self._sizes.values())
+
     # -- freeing -------------------------------------------------------------------------------
 
-    @property
-    def has_closed_up_to(self) -> Position:
-        """The last entry of the newest ledger that is closed."""
-        for ledger_id in reversed(self.ledger_ids):
+    def oldest_behind(self, last_unneeded: Position) -> int:
+        """The first ledger that `trim` would keep, or the least that the next may have."""
+        for ledger_id in self.ledger_ids:
             end = self._ends.get(ledger_id)
-            if end is not None:
-                return Position(ledger_id, end)
-        return BEFORE_FIRST
+            if end is None or Position(ledger_id, end) > last_unneeded:
+                return ledger_id
+        return max(self.last_confirmed.ledger_id, last_unneeded.ledger_id) + 1
 
     async def trim(self, last_unneeded: Position) -> int:
         """Delete the closed ledgers with nothing behind this entry; answers how many.
@@ -150,6 +159,7 @@ class ScheduleLog:
         for ledger_id in gone:
             self._readers.pop(ledger_id, None)
             self._ends.pop(ledger_id, None)
+            self._sizes.pop(ledger_id, None)
         if gone:
             await delete_doomed(self._owned, self._ledgers)
 
@@ -175,6 +185,7 @@ class ScheduleLog:
         await self._owned.update(changed)
         for one in ended:
             self._ends[one.ledger_id] = EntryId(one.entries - 1)
+            self._sizes[one.ledger_id] = one.size_bytes
         await self._forget(empty)
 
     async def may_name(self, ledger_id: LedgerId) -> bool:

@@ -62,7 +62,8 @@ class TopicRecord:
     may still be there. A topic that is `deleting` is not there any more: whoever finds it finishes
     that.
     The schedule's ledgers hold what comes in; what stands in them up to the entry
-    `schedule_covered` (ledger, entry) is in the runs."""
+    `schedule_covered` (ledger, entry) is in the runs, as are all messages numbered below
+    `schedule_covered_sequence`."""
 
     name: str
     owner: Owner | None = None
@@ -79,6 +80,7 @@ class TopicRecord:
     schedule_ledgers: tuple[LedgerId, ...] = ()
     schedule_runs: tuple[ScheduleRun, ...] = ()
     schedule_covered: tuple[int, int] = NOTHING_COVERED
+    schedule_covered_sequence: int = 0
     unknown_fields: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     @property
@@ -131,6 +133,8 @@ def _encode_schedule(record: TopicRecord) -> dict[str, Json]:
         ]
     if record.schedule_covered != NOTHING_COVERED:
         fields["schedule_covered"] = [*record.schedule_covered]
+    if record.schedule_covered_sequence:
+        fields["schedule_covered_sequence"] = record.schedule_covered_sequence
     return fields
 
 
@@ -169,6 +173,7 @@ def decode_topic(value: bytes) -> TopicRecord:
         tuple(LedgerId(number) for number in reader.numbers("schedule_ledgers")),
         tuple(_decode_run(part) for part in reader.items("schedule_runs")),
         _decode_covered(reader.numbers("schedule_covered")),
+        reader.number("schedule_covered_sequence", 0),
         reader.rest(),
     )
 

@@ -6,6 +6,11 @@ driver says `stored`, and only then counts. `take` hands out what is due in the 
 the log together with the mark up to which it goes. After a crash `replay` rebuilds the same from
 the records, with `handed` as far as the log has it.
 
+What came in waits in a table in memory. When that grows, it is frozen and written to a run, a
+sorted file of messages on the bookies; meanwhile a second table takes what comes. Once the run is
+there it takes the frozen table's place as a source. A message in a run that is cancelled or moved
+gets a tomb, which is a mark: in the table at first, then in a run as well.
+
 A message:
     admitted ── stored ──▶ WAITING ── take ──▶ HANDED (is in the log, or on its way)
                               │  ▲
@@ -18,15 +23,17 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
-from typing import Final, NamedTuple
+from itertools import count
+from typing import Final, NamedTuple, Protocol
 
+from broker.schedule.due import Due
 from broker.schedule.history import History
 from broker.schedule.in_flight import InFlight
-from broker.schedule.pending_batch import PendingBatch
+from broker.schedule.memtable import Memtable
+from broker.schedule.pending_batch import PendingBatch, Waiting
 from broker.schedule.records import (
     BatchScheduled,
     Cancelled,
@@ -35,7 +42,9 @@ from broker.schedule.records import (
     ScheduleRecord,
     Target,
 )
-from magnetar.entry import Codec, EntryView, ScheduleMark, SchedulePlace
+from broker.schedule.runs.run import Run
+from broker.schedule.tombs import TombStream
+from magnetar.entry import Codec, ScheduleMark, SchedulePlace
 from magnetar.runtime.network import Buffer
 
 NOTHING: Final = ScheduleMark(-1, -1)
@@ -59,12 +68,22 @@ class Known(NamedTuple):
     mark: ScheduleMark
 
 
-class Due(NamedTuple):
-    """A message that is due, in the entry it came in."""
+class Source(Protocol):
+    """Messages in the order in which they fire."""
 
-    view: EntryView
-    batch_index: int
-    place: SchedulePlace
+    @property
+    def head(self) -> tuple[int, int] | None:
+        """The next mark, or less while not `ready`; None: no more."""
+
+    @property
+    def ready(self) -> bool:
+        """The next message is at hand."""
+
+    def current(self) -> Due:
+        """The next message."""
+
+    def advance(self) -> None:
+        """It fires, or does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +115,27 @@ class ScheduleCore:
 
     def __init__(self) -> None:
         self.handed = NOTHING
-        """The last mark given to the log: whatever is not behind it has left the schedule."""
+        """The last mark that was passed: what is not behind it was given to the log, or buried."""
+        self.logged = NOTHING
+        """The last mark that the log was given."""
         self.next_sequence = 0
+        self.stored_sequence = 0
+        """Messages numbered below this are stored, or never will be; none from it on is."""
+        self.covered_sequence = 0
+        """Those numbered below this are in runs, or needed no more; none from it on is in a run."""
         self.count = 0
         """Messages that wait."""
-        self._heap: list[tuple[int, int, PendingBatch]] = []
-        self._batches: dict[tuple[int, int], PendingBatch] = {}
-        self._moved: dict[SchedulePlace, PendingBatch] = {}
+        self.runs: dict[int, Run] = {}
+        """By their ledgers."""
+        self._heap: list[tuple[int, int, int, Source]] = []
+        self._ties = count()
+        self._active = Memtable()
+        self._frozen: Memtable | None = None
+        self._frozen_sequence = 0
+        self._tombs = TombStream()
         self._in_flight: InFlight[_Admitted | _Cancelling | _Moving] = InFlight()
         self._changing: set[SchedulePlace] = set()
-        self._history = History()
+        self.history = History()
 
     # -- what is asked for ---------------------------------------------------------------------
 
@@ -129,36 +159,42 @@ class ScheduleCore:
         self.next_sequence += numbered.count
         return numbered
 
-    def look_up(self, place: SchedulePlace) -> Known | None:
-        """What is known of a message; None when nothing is, here."""
-        found = self._find(place)
-        if found is not None and not found[0].is_withdrawn(found[1]):
-            mark = found[0].mark_of(found[1])
-            if mark <= self.handed:
-                return Known(State.HANDED, mark)
-            return Known(State.CHANGING if place in self._changing else State.WAITING, mark)
-        if self._history.was_cancelled(place):
+    def look_up(self, place: SchedulePlace, in_runs: ScheduleMark | None = None) -> Known | None:
+        """What is known of a message; None when nothing is, in memory. `in_runs`: the mark that
+        the runs have of it."""
+        if self.history.was_cancelled(place):
             return Known(State.CANCELLED, NOTHING)
-        mark_after_move = self._history.moved_to(place)
-        return None if mark_after_move is None else Known(State.HANDED, mark_after_move)
+        mark = self.history.moved_to(place)
+        if mark is None:
+            found = self._find(place)
+            if found is not None and not found[0].is_withdrawn(found[1]):
+                mark = found[0].mark_of(found[1])
+            else:
+                mark = in_runs
+        return None if mark is None else self._known(place, mark)
 
-    def may_have_forgotten(self, place: SchedulePlace) -> bool:
-        """Whether the message may have been cancelled or moved although `look_up` says None."""
-        return self._history.may_have_forgotten(place)
+    def _known(self, place: SchedulePlace, mark: ScheduleMark) -> Known:
+        if mark <= self.handed:
+            return Known(State.HANDED, mark)
+        return Known(State.CHANGING if place in self._changing else State.WAITING, mark)
 
     def _find(self, place: SchedulePlace) -> tuple[PendingBatch, int] | None:
-        moved = self._moved.get(place)
-        if moved is not None:
-            return moved, 0
-        batch = self._batches.get((place.ledger_id, place.entry_id))
-        if batch is None or batch.named is not None or not 0 <= place.batch_index < batch.count:
-            return None
-        return batch, place.batch_index
+        """The batch in memory in which the message waits, or waited last."""
+        tables = [self._active] if self._frozen is None else [self._active, self._frozen]
+        for table in tables:
+            if (moved := table.moved.get(place)) is not None:
+                return moved, 0
+        for table in tables:
+            if (found := table.find(place)) is not None:
+                return found
+        return None
 
     def message(self, place: SchedulePlace) -> Due | None:
-        """The content of one that waits."""
+        """The content of one that waits, if it is in memory."""
         found = self._find(place)
-        return None if found is None else Due(found[0].view, found[1], place)
+        if found is None or found[0].is_withdrawn(found[1]):
+            return None
+        return Due(found[0].view, found[1], place)
 
     def cancel(self, targets: tuple[Target, ...]) -> None:
         """Messages that `look_up` calls WAITING, whose cancellation is written now."""
@@ -177,62 +213,85 @@ class ScheduleCore:
         """The oldest record in flight is durable, at this place."""
         match self._in_flight.pop():
             case _Admitted(batch):
+                self.stored_sequence = batch.first_sequence + batch.count
                 self._insert(batch, ledger_id, entry_id)
             case _Cancelling(targets):
-                self._cancelled(targets)
+                self._cancelled(targets, (ledger_id, entry_id))
             case _Moving(target, batch):
-                self._moved_away(target, batch)
+                self.stored_sequence = batch.first_sequence + batch.count
+                self._moved_away(target, batch, (ledger_id, entry_id))
                 self._insert(batch, ledger_id, entry_id)
 
     def _insert(self, batch: PendingBatch, ledger_id: int, entry_id: int) -> None:
         batch.ledger_id, batch.entry_id = ledger_id, entry_id
-        head = batch.next()
-        if head is None:
+        if batch.left:
+            self.count += batch.left
+            self._active.insert(batch)
+            self._follow(batch)
+        else:
             batch.release()
-            return
-        self.count += batch.left
-        self._batches[ledger_id, entry_id] = batch
-        if batch.named is not None:
-            self._moved[batch.named] = batch
-        heapq.heappush(self._heap, (*head, batch))
 
-    def _withdraw(self, target: Target) -> None:
+    def _follow(self, source: Source) -> None:
+        head = source.head
+        if head is not None:
+            heapq.heappush(self._heap, (*head, next(self._ties), source))
+
+    def _withdraw(self, target: Target, record: tuple[int, int]) -> None:
         """It does not fire under this mark any more."""
-        found = self._find(target.place)
-        if found is None or target.mark <= self.handed:
+        if target.mark <= self.handed:
             return  # replayed: it was passed over before the owner changed
-        batch, index = found
-        if batch.mark_of(index) == target.mark and not batch.is_withdrawn(index):
+        found = self._find(target.place)
+        if found is not None and found[0].mark_of(found[1]) == target.mark:
+            batch, index = found
+            if batch.is_withdrawn(index):
+                return
             batch.withdraw(index)
             self.count -= 1
-            if batch.left == 0:
+            if self._frozen is not None and batch.key in self._frozen.batches:
+                self._active.bury(target.mark, record)  # the run being written has it
+            if not batch.left:
                 self._drop(batch)
+        elif target.mark.sequence < self.covered_sequence:
+            self.count -= self._active.bury(target.mark, record)
 
-    def _cancelled(self, targets: Sequence[Target]) -> None:
+    def _cancelled(self, targets: Sequence[Target], record: tuple[int, int]) -> None:
         for target in targets:
             self._changing.discard(target.place)
-            self._withdraw(target)
-            self._history.cancelled(target.place)
+            self._withdraw(target, record)
+            self.history.cancelled(target.place, record)
 
-    def _moved_away(self, target: Target, batch: PendingBatch) -> None:
+    def _moved_away(
+        self, target: Target, batch: PendingBatch, record: tuple[int, int]
+    ) -> None:
         self._changing.discard(target.place)
-        self._withdraw(target)
-        self._history.moved(target.place, batch.least)
+        self._withdraw(target, record)
+        self.history.moved(target.place, batch.least, record)
 
     def _drop(self, batch: PendingBatch) -> None:
         """Nothing of it waits any more; the heap forgets it when it comes to it."""
-        self._batches.pop((batch.ledger_id, batch.entry_id), None)
-        if batch.named is not None and self._moved.get(batch.named) is batch:
-            del self._moved[batch.named]
+        if not self._active.drop(batch) and self._frozen is not None:
+            return  # a run is being made of it
         batch.release()
 
     # -- firing --------------------------------------------------------------------------------
 
     @property
     def next_due_ms(self) -> int | None:
-        """When the first of those that wait is due; None: none waits."""
+        """When the first of those that wait is due, or less while `wanted` is not loaded;
+        None: none waits."""
         head = self._head()
         return None if head is None else head[0]
+
+    @property
+    def is_ready(self) -> bool:
+        """The first of those that wait is at hand, with all that tells whether it fires."""
+        head = self._head()
+        if head is None:
+            return True
+        source = self._heap[0][3]
+        if not isinstance(source, Run):
+            return True
+        return source.ready and self._buried(head) is not None
 
     @property
     def held_back(self) -> bool:
@@ -244,69 +303,155 @@ class ScheduleCore:
         """The least mark that waits; what was cancelled meanwhile leaves the heap."""
         heap = self._heap
         while heap:
-            due_ms, sequence, batch = heap[0]
-            found = batch.next() if batch.left else None
-            if found == (due_ms, sequence):
-                return found
+            due_ms, sequence, tie, source = heap[0]
+            found = source.head
             if found is None:
                 heapq.heappop(heap)
+            elif found == (due_ms, sequence):
+                return found
             else:
-                heapq.heapreplace(heap, (*found, batch))
+                heapq.heapreplace(heap, (*found, tie, source))
         return None
 
     def take(self, now_ms: int, max_messages: int, max_bytes: int) -> Taken | None:
-        """What is due, for one entry: within the bounds but at least one message, if any is due
-        and nothing in flight holds it back. It has left the schedule then."""
+        """What is due, for one entry: within the bounds but at least one message, if any is due,
+        nothing in flight holds it back, and it is loaded. It has left the schedule then."""
         barrier = self._in_flight.barrier
         messages: list[Due] = []
         size_bytes, codec = 0, Codec.NONE
-        mark = self.handed
         while len(messages) < max_messages:
             head = self._head()
             if head is None or head[0] > now_ms or (barrier is not None and head >= barrier):
                 break
-            batch = self._heap[0][2]
-            view, index = batch.view, batch.index(batch.at)
-            if messages and view.header.codec is not codec:
+            source = self._heap[0][3]
+            if isinstance(source, Run):
+                buried = self._buried(head) if source.ready else None
+                if buried is None:
+                    break
+                if buried:
+                    source.advance()
+                    self.handed = ScheduleMark(*head)
+                    continue
+            due = source.current()
+            if messages and due.view.header.codec is not codec:
                 break
-            size_bytes += view.message_bytes(index)
+            size_bytes += due.view.message_bytes(due.batch_index)
             if messages and size_bytes > max_bytes:
                 break
-            codec = view.header.codec
-            messages.append(Due(view, index, batch.place_of(index)))
-            mark = ScheduleMark(*head)
-            batch.at += 1
-            batch.left -= 1
-            if batch.left == 0:
-                self._drop(batch)
+            codec = due.view.header.codec
+            messages.append(due)
+            self.handed = ScheduleMark(*head)
+            source.advance()
+            if isinstance(source, PendingBatch) and not source.left:
+                self._drop(source)
         if not messages:
             return None
-        self.handed = mark
         self.count -= len(messages)
-        return Taken(messages, mark)
+        self.logged = self.handed
+        return Taken(messages, self.handed)
+
+    def _buried(self, mark: tuple[int, int]) -> bool | None:
+        """Whether the message under this mark, in a run, is not to fire; None: not loaded."""
+        for table in (self._active, self._frozen):
+            if table is not None and mark in table.tombs:
+                return True
+        return self._tombs.holds(mark)
+
+    # -- from memory to runs -------------------------------------------------------------------
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of what waits in memory, and of what is being written to a run."""
+        frozen = self._frozen.size_bytes if self._frozen is not None else 0
+        return self._active.size_bytes + frozen + self.history.size_bytes
+
+    @property
+    def frozen(self) -> Memtable | None:
+        """What is being written to a run."""
+        return self._frozen
+
+    def freeze(self) -> Memtable:
+        """Take what is in memory for a run, as it is now; only while everything that the log was
+        given is durable there, so that nothing is missing there and here."""
+        assert self._frozen is None, "one run at a time is made of the table"
+        self._frozen, self._active = self._active, Memtable()
+        self._frozen.keep()
+        self._frozen.pass_tombs(self.logged)
+        self._frozen_sequence = self.stored_sequence
+        return self._frozen
+
+    def thaw(self, run: Run | None) -> None:
+        """The run is there, and counts; None: nothing waited any more."""
+        assert self._frozen is not None, "freeze comes first"
+        frozen, self._frozen = self._frozen, None
+        if run is not None:
+            self.covered_sequence = self._frozen_sequence
+        for batch in frozen.batches.values():
+            batch.release()
+        self.replace_runs((), run)
+
+    def is_needed(self, place: SchedulePlace, oldest_ledger: int) -> bool:
+        """Whether somebody who asks for a message that was cancelled or moved could be misled, if
+        that were forgotten: by a run, or by the schedule's ledgers from the oldest on."""
+        if place.ledger_id >= oldest_ledger:
+            return True
+        if self._frozen is not None and place in self._frozen.moved:
+            return True  # the run that is being written will name it
+        return any(run.foot.names.every.holds(place) for run in self.runs.values())
+
+    def replace_runs(self, gone: Iterable[int], run: Run | None) -> None:
+        """These runs do not count any more, and this one does."""
+        for ledger_id in gone:
+            retired = self.runs.pop(ledger_id, None)
+            if retired is not None:
+                retired.retire()
+        if run is not None:
+            self.runs[run.ledger_id] = run
+            self._follow(run)
+        self._tombs.follow(self.runs.values())
+
+    def wanted(self, until_ms: int) -> Iterator[tuple[Run, bool, int]]:
+        """Blocks that are needed for what is due until then: the run, whether it is one of tombs,
+        and its number."""
+        for run in self.runs.values():
+            for number in run.messages.wanted(until_ms):
+                yield run, False, number
+            for number in run.tombs.wanted(until_ms):
+                yield run, True, number
 
     # -- after a change of owner ---------------------------------------------------------------
 
-    def resume(self, handed: ScheduleMark, next_sequence: int) -> None:
-        """As far as the log and the last checkpoint say; before any `replay`."""
-        self.handed = max(self.handed, handed)
-        self.next_sequence = max(self.next_sequence, next_sequence, self.handed.sequence + 1)
+    def resume(
+        self, handed: ScheduleMark, next_sequence: int, covered_sequence: int
+    ) -> None:
+        """As far as log, state and runs are known to be; before what else depends on it."""
+        self.handed = self.logged = max(self.handed, handed)
+        self.covered_sequence = max(self.covered_sequence, covered_sequence)
+        self.next_sequence = self.stored_sequence = max(
+            self.next_sequence, next_sequence, self.handed.sequence + 1, covered_sequence
+        )
+
+    def resume_run(self, run: Run) -> None:
+        """A run of an earlier owner, its cursors `ready`; before any `replay`."""
+        self.count += run.messages.left - run.tombs.left
+        self.replace_runs((), run)
 
     def replay(
         self, ledger_id: int, entry_id: int, record: ScheduleRecord,
         deliver_at_ms: Sequence[int],
     ) -> None:
-        """A record of an earlier owner, in order; `deliver_at_ms` of its batch, if it has one."""
+        """A record of an earlier owner that no run covers, in order; `deliver_at_ms` of its
+        batch, if it has one."""
+        place = ledger_id, entry_id
         match record:
             case BatchScheduled(head, batch):
-                replayed = self._replayed(head, batch, deliver_at_ms, None)
-                self._insert(replayed, ledger_id, entry_id)
+                self._insert(self._replayed(head, batch, deliver_at_ms, None), *place)
             case Cancelled(_, targets):
-                self._cancelled(targets)
+                self._cancelled(targets, place)
             case Moved(head, target, batch):
                 replayed = self._replayed(head, batch, deliver_at_ms, target.place)
-                self._moved_away(target, replayed)
-                self._insert(replayed, ledger_id, entry_id)
+                self._moved_away(target, replayed, place)
+                self._insert(replayed, *place)
 
     def _replayed(
         self, head: Head, batch: Buffer, deliver_at_ms: Sequence[int],
@@ -315,28 +460,32 @@ class ScheduleCore:
         after = max(self.next_sequence, head.first_sequence + len(deliver_at_ms))
         self.next_sequence = head.first_sequence
         replayed = self._numbered(batch, deliver_at_ms, head.floor_ms, named)
-        self.next_sequence = after
+        self.next_sequence = self.stored_sequence = after
         replayed.pass_over(self.handed)
         return replayed
-
-    def forget_before(self, ledger_id: int) -> None:
-        """The schedule's ledgers below this one are deleted: nobody can ask for what was there."""
-        self._history.forget_before(ledger_id)
 
     # -- looking -------------------------------------------------------------------------------
 
     @property
     def oldest(self) -> tuple[int, int] | None:
-        """The oldest record that something waits in; None: none."""
-        return next(iter(self._batches), None)
+        """The oldest record of which something waits in memory; None: none."""
+        tables = (self._frozen, self._active)
+        found = [table.oldest for table in tables if table is not None]
+        return min((one for one in found if one is not None), default=None)
 
-    def waiting(self, after: ScheduleMark, limit: int) -> list[tuple[ScheduleMark, Due]]:
-        """Those that wait, behind `after`, in the order in which they fire."""
-        streams: list[Iterator[tuple[ScheduleMark, PendingBatch, int]]] = [
-            batch.waiting(after) for batch in self._batches.values()
-        ]
-        merged = heapq.merge(*streams, key=lambda one: one[0])
-        return [
-            (mark, Due(batch.view, index, batch.place_of(index)))
-            for mark, batch, index in islice(merged, limit)
-        ]
+    def oldest_needed(self, oldest_ledger: int) -> tuple[int, int] | None:
+        """As `oldest`, with those that say what became of messages, where somebody could be
+        misled by the schedule's ledgers from this one on, or by runs."""
+        changed = self.history.oldest(lambda place: self.is_needed(place, oldest_ledger))
+        return min((one for one in (self.oldest, changed) if one is not None), default=None)
+
+    def waiting(self, after: ScheduleMark) -> Iterator[Waiting]:
+        """Those that wait in memory, behind `after`, in the order in which they fire."""
+        tables = [table for table in (self._frozen, self._active) if table is not None]
+        streams = [table.waiting(max(after, self.handed)) for table in tables]
+        return heapq.merge(*streams, key=lambda waiting: waiting[0])
+
+    def is_buried(self, mark: ScheduleMark) -> bool:
+        """Memory knows that the message under this mark, in a run, is not to fire."""
+        tables = (self._frozen, self._active)
+        return any(table is not None and mark in table.tombs for table in tables)

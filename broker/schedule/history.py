@@ -2,59 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from magnetar.entry import ScheduleMark, SchedulePlace
 
-MAX_ENTRIES: Final = 100_000
-"""Records of the schedule of which cancellations are remembered, and moves of single messages."""
+REMEMBERED: Final = 100_000
+"""Changes kept in memory that a run has as well."""
+FRESH_BYTES: Final = 250
+"""Of one change in memory."""
+
+
+Record = tuple[int, int]
 
 
 class History:
-    """Bitmaps of the cancelled, by the record they came in, and the last marks of the moved.
+    """The last mark of each message that was moved, None of one that was cancelled.
 
-    Kept as long as those records' ledgers are, within the limit; what is forgotten earlier is
-    known to be, so that nobody gets an answer that may be wrong.
+    Nothing is forgotten before a run has it, unless nobody could be misled: `fresh` is what no
+    run has yet, with the records that say so, oldest first.
     """
 
     def __init__(self) -> None:
-        self._cancelled: dict[tuple[int, int], int] = {}
-        self._moved: dict[SchedulePlace, ScheduleMark] = {}
-        self._forgotten: tuple[int, int] = (-1, -1)
+        self._changes: dict[SchedulePlace, ScheduleMark | None] = {}
+        self._fresh: dict[SchedulePlace, Record] = {}
 
-    def cancelled(self, place: SchedulePlace) -> None:
+    def cancelled(self, place: SchedulePlace, record: Record) -> None:
         """It is not going to be delivered."""
-        self._moved.pop(place, None)
-        key = place.ledger_id, place.entry_id
-        self._cancelled[key] = self._cancelled.get(key, 0) | 1 << place.batch_index
-        if len(self._cancelled) > MAX_ENTRIES:
-            oldest = next(iter(self._cancelled))
-            del self._cancelled[oldest]
-            self._forgotten = max(self._forgotten, oldest)
+        self._change(place, None, record)
 
-    def moved(self, place: SchedulePlace, mark: ScheduleMark) -> None:
+    def moved(self, place: SchedulePlace, mark: ScheduleMark, record: Record) -> None:
         """It waits under this mark now."""
-        self._moved.pop(place, None)
-        self._moved[place] = mark
-        if len(self._moved) > MAX_ENTRIES:
-            oldest = next(iter(self._moved))
-            del self._moved[oldest]
-            self._forgotten = max(self._forgotten, (oldest.ledger_id, oldest.entry_id))
+        self._change(place, mark, record)
+
+    def _change(
+        self, place: SchedulePlace, mark: ScheduleMark | None, record: Record
+    ) -> None:
+        self._changes.pop(place, None)
+        self._changes[place] = mark
+        self._fresh.pop(place, None)
+        self._fresh[place] = record
 
     def was_cancelled(self, place: SchedulePlace) -> bool:
-        bits = self._cancelled.get((place.ledger_id, place.entry_id), 0)
-        return place.batch_index >= 0 and bool(bits >> place.batch_index & 1)
+        return self._changes.get(place, _UNCHANGED) is None
 
     def moved_to(self, place: SchedulePlace) -> ScheduleMark | None:
-        return self._moved.get(place)
+        return self._changes.get(place)
 
-    def may_have_forgotten(self, place: SchedulePlace) -> bool:
-        """What happened to it may have been forgotten."""
-        return (place.ledger_id, place.entry_id) <= self._forgotten
+    @property
+    def size_bytes(self) -> int:
+        """Of what no run has yet."""
+        return FRESH_BYTES * len(self._fresh)
 
-    def forget_before(self, ledger_id: int) -> None:
-        """Records of older ledgers are deleted."""
-        for key in [key for key in self._cancelled if key[0] < ledger_id]:
-            del self._cancelled[key]
-        for place in [place for place in self._moved if place.ledger_id < ledger_id]:
-            del self._moved[place]
+    def oldest(self, is_needed: Callable[[SchedulePlace], bool]) -> Record | None:
+        """The oldest record that says what no run has, and somebody needs; None: none."""
+        for place, record in self._fresh.items():
+            if is_needed(place):
+                return record
+        return None
+
+    def take_fresh(
+        self, is_needed: Callable[[SchedulePlace], bool]
+    ) -> list[tuple[SchedulePlace, ScheduleMark | None]]:
+        """What no run has yet, in order, for the next one; what nobody could be misled about is
+        left out. All of it may be forgotten once that run counts: see `written`."""
+        return [
+            (place, self._changes[place]) for place in sorted(self._fresh) if is_needed(place)
+        ]
+
+    def written(self, changes: list[tuple[SchedulePlace, ScheduleMark | None]]) -> None:
+        """A run has these, as they were when they were taken."""
+        for place, mark in changes:
+            if self._changes.get(place, _UNCHANGED) == mark:
+                self._fresh.pop(place, None)
+
+    def forget(self, is_needed: Callable[[SchedulePlace], bool]) -> None:
+        """Let go of what nobody could be misled about, and of what runs have, above a limit."""
+        for place in [place for place in self._fresh if not is_needed(place)]:
+            del self._fresh[place]
+            self._changes.pop(place, None)
+        surplus = len(self._changes) - len(self._fresh) - REMEMBERED
+        if surplus > 0:
+            old = [place for place in self._changes if place not in self._fresh]
+            for place in old[:surplus]:
+                del self._changes[place]
+
+
+_UNCHANGED: Final = ScheduleMark(-2, -2)

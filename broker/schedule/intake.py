@@ -43,6 +43,11 @@ class Intake:
         """Bytes on their way to the schedule's bookies."""
         return self._schedule.pending_bytes
 
+    @property
+    def congested(self) -> bool:
+        """Too many delayed messages wait in memory for producers to go on."""
+        return self._schedule.congested
+
     def in_flight(self, producer_name: str) -> BatchInFlight | None:
         """The producer's newest delayed batch that is not stored yet."""
         source = self._lane.sources.get(producer_name)

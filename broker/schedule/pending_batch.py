@@ -6,9 +6,17 @@ from array import array
 from collections.abc import Iterator
 from itertools import islice
 from operator import le
+from typing import Final
 
+from broker.schedule.due import Due
 from magnetar.entry import EntryView, ScheduleMark, SchedulePlace
 from magnetar.runtime.network import Buffer
+
+BATCH_OVERHEAD_BYTES: Final = 600
+"""Of one batch in memory, beside its bytes and its columns."""
+MESSAGE_OVERHEAD_BYTES: Final = 16
+
+Waiting = tuple[ScheduleMark, Due]
 
 
 class PendingBatch:
@@ -18,9 +26,11 @@ class PendingBatch:
     """
 
     __slots__ = (
-        "_order", "_view", "_withdrawn", "at", "batch", "count", "dues_ms", "entry_id",
-        "first_sequence", "ledger_id", "left", "named",
+        "_kept", "_order", "_view", "_withdrawn", "at", "batch", "count", "dues_ms",
+        "entry_id", "first_sequence", "ledger_id", "left", "named", "size_bytes",
     )
+
+    ready = True
 
     def __init__(
         self, batch: Buffer, dues_ms: array[int], first_sequence: int,
@@ -33,8 +43,12 @@ class PendingBatch:
         self.count = self.left = len(dues_ms)
         self.at = 0
         """So many were passed, of the order."""
-        self._withdrawn = 0
         self.ledger_id = self.entry_id = -1
+        self.size_bytes = (
+            len(batch) + BATCH_OVERHEAD_BYTES + MESSAGE_OVERHEAD_BYTES * self.count
+        )
+        self._withdrawn = 0
+        self._kept: tuple[int, int, EntryView] | None = None
         self._view: EntryView | None = None
         self._order: array[int] | None = None
         if not all(map(le, dues_ms, islice(dues_ms, 1, None))):
@@ -46,6 +60,11 @@ class PendingBatch:
         if self._view is None:
             self._view = EntryView(self.batch, verify=False)
         return self._view
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The record it came in."""
+        return self.ledger_id, self.entry_id
 
     @property
     def least(self) -> ScheduleMark:
@@ -71,14 +90,29 @@ class PendingBatch:
         self._withdrawn |= 1 << index
         self.left -= 1
 
-    def next(self) -> tuple[int, int] | None:
+    # As a source of messages that fire.
+
+    @property
+    def head(self) -> tuple[int, int] | None:
         """(due time, number) of the next that is to fire, past the withdrawn; None: no more."""
+        if not self.left:
+            return None
         while self.at < self.count:
             index = self._order[self.at] if self._order is not None else self.at
             if not (self._withdrawn and self._withdrawn >> index & 1):
                 return self.dues_ms[index], self.first_sequence + index
             self.at += 1
         return None
+
+    def current(self) -> Due:
+        """The message of the head."""
+        index = self.index(self.at)
+        return Due(self.view, index, self.place_of(index))
+
+    def advance(self) -> None:
+        """The head fires."""
+        self.at += 1
+        self.left -= 1
 
     def pass_over(self, mark: ScheduleMark) -> None:
         """What is not behind `mark` fired before."""
@@ -87,15 +121,38 @@ class PendingBatch:
                 self.left -= 1
             self.at += 1
 
-    def waiting(self, after: ScheduleMark) -> Iterator[tuple[ScheduleMark, PendingBatch, int]]:
+    # Looking at it.
+
+    def keep(self) -> None:
+        """What waits now is what `kept` gives from here on, whatever becomes of it."""
+        self._kept = (self.at, self._withdrawn, self.view)
+
+    def kept(self) -> Iterator[Waiting]:
+        """What waited when `keep` was called, in order."""
+        assert self._kept is not None, "keep comes first"
+        return self._from(*self._kept, ScheduleMark(-1, -1))
+
+    def was_withdrawn(self, index: int) -> bool:
+        """It did not wait here any more when `keep` was called."""
+        assert self._kept is not None, "keep comes first"
+        return bool(self._kept[1] >> index & 1)
+
+    def waiting(self, after: ScheduleMark) -> Iterator[Waiting]:
         """Those that are still to fire, behind `after`, in their order."""
-        for at in range(self.at, self.count):
+        if self.left:
+            yield from self._from(self.at, self._withdrawn, self.view, after)
+
+    def _from(
+        self, start: int, withdrawn: int, view: EntryView, after: ScheduleMark
+    ) -> Iterator[Waiting]:
+        for at in range(start, self.count):
             index = self.index(at)
             mark = self.mark_of(index)
-            if mark > after and not self.is_withdrawn(index):
-                yield mark, self, index
+            if mark > after and not withdrawn >> index & 1:
+                yield mark, Due(view, index, self.place_of(index))
 
     def release(self) -> None:
-        """Nothing of it is needed any more."""
+        """Nothing of it fires any more."""
+        self.left = 0
         self.batch = b""
         self._view = None

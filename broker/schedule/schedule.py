@@ -8,13 +8,19 @@ so that what becomes due meanwhile collects in the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import heapq
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
-from broker.schedule.core import ScheduleCore, Taken
+from broker.schedule.core import NOTHING, ScheduleCore, Taken
+from broker.schedule.due import Due
 from broker.schedule.interface import ScheduleAnswer, SchedulePage
 from broker.schedule.lane import ScheduleLane
+from broker.schedule.memory import ScheduleMemory
+from broker.schedule.pending_batch import Waiting
 from broker.schedule.records import (
     BatchScheduled,
     Cancelled,
@@ -26,18 +32,34 @@ from broker.schedule.records import (
     encode_schedule_record,
 )
 from broker.schedule.requests import Requests
+from broker.schedule.runs.blocks import Name
+from broker.schedule.runs.loading import BlockLoader
+from broker.schedule.runs.reader import RunReader
+from broker.schedule.upkeep import Upkeep
 from broker.settings import BrokerLimits
 from broker.stored_entry import StoredEntry
 from broker.topic_log import TopicLog
-from ledger.position import BEFORE_FIRST, Position
+from ledger.position import Position
+from ledger.schedule_runs import Covered
 from magnetar.entry import EntryView, ScheduleMark, SchedulePlace, gather, parse_header
-from magnetar.errors import LedgerClosed, LedgerError, MagnetarError, NotOwner
+from magnetar.errors import (
+    LedgerClosed,
+    LedgerError,
+    LedgerNotFound,
+    MagnetarError,
+    NotOwner,
+)
 from magnetar.ids import EntryId, LedgerId
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Buffer
 
 REPLAY_ENTRIES = 256
 REPLAY_BYTES = 4 << 20
+AHEAD_MS = 1_000
+"""Blocks of runs are loaded so long before what is in them is due."""
+LOOK_AHEAD_EVERY_MS = 50
+LEDGER_BYTES = 64 << 20
+"""Of the schedule's ledgers, beyond twice of what waits in memory, before a run is made of it."""
 SLEEP_MAX_S = 30.0
 """The wall clock is looked at again after so long at the latest: it may have been moved."""
 
@@ -69,6 +91,9 @@ class ScheduleHost(Protocol):
     def entry_stored(self, size_bytes: int) -> None:
         """Something was stored that a checkpoint should come to hold."""
 
+    def release_producers(self) -> None:
+        """Those that wait for room may look again."""
+
     def fail(self, error: MagnetarError) -> None:
         """The topic cannot go on."""
 
@@ -78,7 +103,7 @@ class Schedule:
 
     def __init__(
         self, host: ScheduleHost, log: TopicLog, lane: ScheduleLane, limits: BrokerLimits,
-        clock: Clock, counters: ScheduleCounters,
+        clock: Clock, counters: ScheduleCounters, memory: ScheduleMemory,
     ) -> None:
         self._host = host
         self._log = log
@@ -94,22 +119,41 @@ class Schedule:
         self._stopped = False
         self._waiters: list[asyncio.Future[None]] = []
         self._requests = Requests(self)
+        self._pauses = 0
+        """Nothing new is fired while there are any."""
+        self._look_ahead_ms = 0
+        """When blocks of runs are looked for again."""
+        self._memory = memory
+        self._reader = RunReader(self._store.runs)
+        self._loader = BlockLoader(self.core, self._reader, clock, self.fire)
+        self._upkeep = Upkeep(
+            self.core, self._store.runs, self._reader, clock, self._freeze,
+            lambda: self._log.fired, self._oldest_ledger, self._changed, host.fail,
+        )
 
     # -- life ----------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Rebuild from the schedule's ledgers, after state and log were read: the log says how
-        far it has the schedule. Raises what reading raises."""
-        self.core.resume(self._log.fired, self._lane.next_sequence)
-        after = BEFORE_FIRST
+        """Rebuild from the runs and the schedule's ledgers, after state and log were read: the
+        log says how far it has the schedule. Raises what reading raises."""
+        core, runs = self.core, self._store.runs
+        covered = runs.covered
+        core.resume(self._log.fired, self._lane.next_sequence, covered.sequence)
+        await runs.drop_unfinished()
+        for run in await asyncio.gather(
+            *(self._reader.open(run, core.handed) for run in runs.finished)
+        ):
+            core.resume_run(run)
+        after = min(covered.record, self._lane.position)
         while entries := await self._store.read_after(after, REPLAY_ENTRIES, REPLAY_BYTES):
             for entry in entries:
                 after = entry.position
-                self._replay(after, decode_schedule_record(entry.body))
+                self._replay(after, decode_schedule_record(entry.body), after > covered.record)
         self._lane.position = max(self._lane.position, after)
-        self._lane.next_sequence = self.core.next_sequence
+        self._lane.next_sequence = core.next_sequence
 
-    def _replay(self, position: Position, record: ScheduleRecord) -> None:
+    def _replay(self, position: Position, record: ScheduleRecord, waits: bool) -> None:
+        """`waits`: no run has what came in with it."""
         times_ms: Sequence[int] = ()
         if isinstance(record, BatchScheduled):
             header = parse_header(record.batch)
@@ -119,18 +163,37 @@ class Schedule:
             )
         if not isinstance(record, Cancelled):
             times_ms = EntryView(record.batch, verify=False).delivery_times_ms()
-        self.core.replay(position.ledger_id, position.entry_id, record, times_ms)
+        if waits:
+            self.core.replay(position.ledger_id, position.entry_id, record, times_ms)
+        self.core.resume(NOTHING, record.head.first_sequence + len(times_ms), 0)
 
     def start(self) -> None:
         """Fire from now on."""
         self._stopped = False
-        self.fire()
+        self._changed()
 
     def stop(self) -> None:
         """Fire no more; what is on its way goes on."""
         self._stopped = True
         self._disarm()
+        self._loader.stop()
+        self._upkeep.stop()
+        self._memory.left(self)
         self._wake()
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why nothing fires, for an operator; None when nothing is in the way."""
+        return self._loader.blocked_reason or self._upkeep.blocked_reason
+
+    @property
+    def congested(self) -> bool:
+        """Producers are to wait: too much is in memory, of all topics, and some of it here."""
+        return self._memory.full and self.core.memory_bytes > 0
+
+    def room_again(self) -> None:
+        """Producers that wait may go on."""
+        self._host.release_producers()
 
     @property
     def count(self) -> int:
@@ -220,6 +283,7 @@ class Schedule:
             self._lane.next_sequence = max(self._lane.next_sequence, self.core.next_sequence)
             on_stored(result)
             self._host.entry_stored(len(body))
+            self._memory.changed(self)
             self._wake()
             self.fire()
 
@@ -244,30 +308,125 @@ class Schedule:
             from_ms=from_ms, until_ms=until_ms, limit=limit, cursor=cursor
         )
 
+    async def waiting(self, after: ScheduleMark, limit: int) -> Sequence[Waiting]:
+        """The first that wait behind a mark, in memory and in runs, in order."""
+        found: list[Waiting] = []
+        bound: ScheduleMark | None = after
+        while bound is not None and len(found) < limit:
+            after, core = bound, self.core
+            in_memory = list(islice(core.waiting(after), limit))
+            runs = list(core.runs.values())
+            try:
+                in_runs, bound = await self._reader.waiting(runs, max(after, core.handed), limit)
+            except LedgerNotFound:
+                if runs == list(core.runs.values()):
+                    raise
+                bound = after  # a merge replaced them while they were read
+                continue
+            in_runs = [one for one in in_runs if not core.is_buried(one[0])]
+            merged = heapq.merge(in_memory, in_runs, key=lambda one: one[0])
+            found += [one for one in merged if bound is None or one[0] <= bound]
+        return found[:limit]
+
+    async def name_in_runs(self, place: SchedulePlace) -> Name | None:
+        """What the runs know of a message; None: nothing."""
+        while True:
+            runs = list(self.core.runs.values())
+            try:
+                name = await self._reader.find(runs, place)
+            except LedgerNotFound:
+                if runs == list(self.core.runs.values()):
+                    raise
+            else:
+                if runs == list(self.core.runs.values()):
+                    return name
+
+    async def message_in_runs(self, mark: ScheduleMark) -> Due | None:
+        """The message under a mark; None: it is not there, or not any more."""
+        try:
+            return await self._reader.message(list(self.core.runs.values()), mark)
+        except LedgerNotFound:
+            return None
+
     async def entry_at(self, position: Position) -> bytes | None:
         """A record of the ledgers that are kept; None: there is no such one."""
         return await self._store.entry_at(position)
 
     # -- freeing -------------------------------------------------------------------------------
 
-    async def free(self) -> None:
-        """Delete the ledgers of which nothing waits, as far as the last checkpoint knows what
-        was in them. Raises LedgerFenced."""
-        if self.core.count == 0 and not self._store.pending_bytes:
-            await self._store.roll()
-        unneeded = min(self._lane.durable_position, self._before_oldest())
-        if await self._store.trim(unneeded):
-            kept = self._store.ledger_ids
-            if kept:
-                self.core.forget_before(kept[0])
+    async def maintain(self) -> None:
+        """Keep small what lies on the bookies: begin to write a run when little of the ledgers is
+        needed, drop what nobody needs, as far as the last checkpoint knows what was in it. Raises
+        LedgerFenced."""
+        await self._upkeep.tidy()
+        waits_bytes = self.core.memory_bytes
+        if waits_bytes and self._store.size_bytes > LEDGER_BYTES + 2 * waits_bytes:
+            self.reduce()
+        await self.free()
 
-    def _before_oldest(self) -> Position:
-        """Nothing waits in records up to here."""
-        oldest = self.core.oldest
-        if oldest is None:
+    async def free(self) -> None:
+        """Delete the ledgers that nobody needs. Raises LedgerFenced."""
+        if self.core.oldest is None and not self._store.pending_bytes:
+            await self._store.roll()
+        async with self._quiet():
+            unneeded = min(self._lane.durable_position, self._before(self.core.oldest))
+            oldest = self.core.oldest_needed(self._store.oldest_behind(unneeded))
+            unneeded = min(unneeded, self._before(oldest))
+        if await self._store.trim(unneeded):
+            oldest_ledger = self._oldest_ledger()
+            self.core.history.forget(lambda place: self.core.is_needed(place, oldest_ledger))
+
+    def _oldest_ledger(self) -> int:
+        """The first of the schedule's ledgers that is kept, or will be."""
+        kept = self._store.ledger_ids
+        return kept[0] if kept else self._lane.position.ledger_id + 1
+
+    def _before(self, record: tuple[int, int] | None) -> Position:
+        """The place before a record; None: the end of all that is stored."""
+        if record is None:
             return self._lane.position
-        ledger_id, entry_id = oldest
-        return Position(LedgerId(ledger_id), EntryId(entry_id - 1))
+        return Position(LedgerId(record[0]), EntryId(record[1] - 1))
+
+    # -- memory --------------------------------------------------------------------------------
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of what waits in memory."""
+        return self.core.memory_bytes
+
+    @property
+    def is_reducing(self) -> bool:
+        """It writes what waited in memory to a run, or cannot any more."""
+        return self._upkeep.is_flushing or self._stopped
+
+    def reduce(self) -> None:
+        """Write what waits in memory to a run, soon."""
+        self._upkeep.flush()
+
+    async def _freeze(self) -> Covered:
+        async with self._quiet():
+            self.core.freeze()
+            return Covered(self._lane.position, self.core.stored_sequence)
+
+    @asynccontextmanager
+    async def _quiet(self) -> AsyncIterator[None]:
+        """While all that the log was given is durable there: what left the memory of the schedule
+        and is not yet there is nowhere else but in records. Not to be awaited within."""
+        self._pauses += 1
+        try:
+            while self._firing:
+                await self.until_something_is_stored()
+            yield
+        finally:
+            self._pauses -= 1
+            self.fire()
+
+    def _changed(self) -> None:
+        """Runs, or what waits in memory, are not what they were."""
+        if not self._stopped:
+            self._memory.changed(self)
+            self._look_ahead_ms = 0
+            self.fire()
 
     # -- firing --------------------------------------------------------------------------------
 
@@ -276,14 +435,21 @@ class Schedule:
         self._disarm()
         if self._stopped or self._host.closing:
             return
-        if self._firing < self._limits.schedule_entries_in_flight:
+        now_ms = self._clock.wall_ms()
+        if self.core.runs and now_ms >= self._look_ahead_ms:
+            self._look_ahead_ms = now_ms + LOOK_AHEAD_EVERY_MS
+            self._loader.load(now_ms + AHEAD_MS)
+        if not self._is_busy:
             taken = self.core.take(
-                self._clock.wall_ms(), self._limits.schedule_entry_messages,
-                self._limits.schedule_entry_bytes,
+                now_ms, self._limits.schedule_entry_messages, self._limits.schedule_entry_bytes
             )
             if taken is not None:
                 self._append(taken)
         self._arm()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._pauses > 0 or self._firing >= self._limits.schedule_entries_in_flight
 
     def _append(self, taken: Taken) -> None:
         batch = gather(
@@ -307,23 +473,30 @@ class Schedule:
         counters.fired_entries += 1
         self._host.entry_stored(len(result.body))
         self._host.something_stored()
+        self._memory.changed(self)
         self._wake()
         self.fire()
 
     def _arm(self) -> None:
-        """Go on at the next due time; what waits for something in flight goes on with that."""
-        core = self.core
-        due_ms = core.next_due_ms
-        if due_ms is None or core.held_back:
+        """Go on at the next due time; what waits for something in flight goes on with that, and
+        what waits for a block with the block."""
+        core, loop = self.core, asyncio.get_running_loop()
+        due_ms, now_ms = core.next_due_ms, self._clock.wall_ms()
+        if due_ms is None or core.held_back or self._is_busy:
             return
-        if self._firing >= self._limits.schedule_entries_in_flight:
-            return
-        loop = asyncio.get_running_loop()
-        wait_s = (due_ms - self._clock.wall_ms()) / 1000
-        if wait_s <= 0:
-            self._timer = loop.call_soon(self.fire)
+        if core.is_ready:
+            wait_ms = due_ms - now_ms
         else:
-            self._timer = loop.call_later(min(wait_s, SLEEP_MAX_S), self.fire)
+            wait_ms = due_ms - AHEAD_MS - now_ms
+            if wait_ms <= 0:
+                self._loader.load(now_ms + AHEAD_MS)
+                return
+        if wait_ms <= 0:
+            self._timer = loop.call_soon(self.fire)
+            return
+        if core.runs and wait_ms > LOOK_AHEAD_EVERY_MS:
+            wait_ms = max(wait_ms - AHEAD_MS, LOOK_AHEAD_EVERY_MS)
+        self._timer = loop.call_later(min(wait_ms / 1000, SLEEP_MAX_S), self.fire)
 
     def _disarm(self) -> None:
         if self._timer is not None:

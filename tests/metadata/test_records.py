@@ -87,6 +87,10 @@ RECORDS: dict[str, tuple[Any, Encode, Decode]] = {
         ),
         encode_topic, decode_topic,
     ),
+    "topic_runs": (
+        replace(TOPIC, schedule_covered=(31, 7), schedule_covered_sequence=1 << 40),
+        encode_topic, decode_topic,
+    ),
     "topic_new": (TopicRecord("persistent://t/n/x"), encode_topic, decode_topic),
     "partitioned_topic": (
         PartitionedTopicRecord(

@@ -1,0 +1,342 @@
+"""A schedule larger than memory: runs on the bookies, merged and dropped, and everything as
+before."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker.schedule import upkeep
+from broker.schedule.interface import ScheduleAnswer
+from broker.settings import BrokerLimits
+from broker.topic import Topic
+from ledger.schedule_runs import UNFINISHED
+from magnetar.entry import SchedulePlace
+from tests.broker.schedule.scheduled import (
+    HOUR_MS,
+    delayed,
+    pass_time,
+    place_of,
+    schedule,
+    stored,
+    takeover,
+    until_stored,
+)
+from tests.broker.world import Node, Publisher, settle, until, world
+
+BOOKIES = ("k1", "k2", "k3")
+SMALL = BrokerLimits(schedule_memory_bytes=30_000)
+
+
+async def fill(node: Node, count: int, step_ms: int = 1_000) -> list[SchedulePlace]:
+    """`count` messages named after their order of delivery, in batches of 20 in another order,
+    due from an hour ahead on."""
+    publisher = await Publisher.open(node, "p")
+    start_ms = node.clock.wall_ms() + HOUR_MS
+    places: dict[int, SchedulePlace] = {}
+    for first in range(0, count, 20):
+        numbers = [(first + n * 13) * 7919 % count for n in range(20)]
+        receipt = await schedule(
+            publisher, *((b"%d" % number, start_ms + number * step_ms) for number in numbers)
+        )
+        places.update((number, place_of(receipt, n)) for n, number in enumerate(numbers))
+    assert len(places) == count
+    return [places[number] for number in range(count)]
+
+
+async def flushed(topic: Topic) -> None:
+    """What waits in memory is in a run."""
+    topic.schedule.reduce()
+    await until(lambda: not topic.schedule.is_reducing)
+
+
+async def numbers_stored(node: Node, count: int) -> list[int]:
+    return [int(one.payload) for one in await until_stored(node, count)]
+
+
+async def test_what_is_above_the_limit_leaves_memory_and_fires_all_the_same() -> None:
+    async with world() as made:
+        node = await made.broker(limits=SMALL)
+        await fill(node, 1_000)
+        topic = await node.topic()
+        await until(lambda: not topic.schedule.is_reducing)
+        waiting = topic.schedule.count, topic.schedule.memory_bytes
+        runs = len(topic.schedule.core.runs)
+
+        await pass_time(node, 2 * HOUR_MS)
+
+        assert await numbers_stored(node, 1_000) == list(range(1_000))
+        assert waiting[0] == 1_000 and waiting[1] <= SMALL.schedule_memory_bytes
+        assert runs >= 2 and topic.schedule.count == 0
+
+
+async def test_a_new_owner_reads_the_runs() -> None:
+    async with world() as made:
+        first = await made.broker("b1", limits=SMALL)
+        await fill(first, 600)
+        await pass_time(first, HOUR_MS + 100_500)
+        await until_stored(first, 101)
+        second = await takeover(made, first, "b2")
+        count = (await second.topic()).schedule.count
+
+        await pass_time(second, HOUR_MS)
+
+        assert count == 499
+        assert await numbers_stored(second, 600) == list(range(600))
+
+
+async def test_a_run_that_was_not_finished_is_thrown_away() -> None:
+    async with world() as made:
+        first = await made.broker("b1")
+        await fill(first, 100)
+        topic = await first.topic()
+        for name in BOOKIES:
+            made.ground.bookies[name].held = True
+        topic.schedule.reduce()
+        await until(lambda: any(
+            run.entries == UNFINISHED for run in topic.log.log.record.schedule_runs
+        ))
+        unfinished = topic.log.log.record.schedule_runs[0].ledger_id
+        for name in BOOKIES:
+            made.ground.bookies[name].waiting.clear()
+            made.ground.bookies[name].held = False
+
+        second = await takeover(made, first, "b2")
+        record = (await second.topic()).log.log.record
+        await pass_time(second, 2 * HOUR_MS)
+
+        assert record.schedule_runs == ()
+        assert not await made.ground.store.exists(unfinished)
+        assert await numbers_stored(second, 100) == list(range(100))
+
+
+async def test_a_run_is_written_again_when_its_bookies_fail() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await fill(node, 100)
+        topic = await node.topic()
+        for name in BOOKIES[:2]:
+            made.ground.bookies[name].down = True
+        topic.schedule.reduce()
+        await settle()
+        for name in BOOKIES[:2]:
+            made.ground.bookies[name].down = False
+        await until(lambda: not topic.schedule.is_reducing)
+        await pass_time(node, 2 * HOUR_MS)
+
+        assert len(topic.log.log.record.schedule_runs) == 1
+        assert await numbers_stored(node, 100) == list(range(100))
+
+
+async def test_what_is_in_runs_is_cancelled_moved_and_listed() -> None:
+    async with world() as made:
+        node = await made.broker(limits=SMALL)
+        places = await fill(node, 400)
+        topic = await node.topic()
+        await flushed(topic)
+        start_ms = node.clock.wall_ms() + HOUR_MS
+
+        answers = await topic.schedule.cancel([places[n] for n in range(0, 400, 4)])
+        moved = await topic.schedule.move(places[1], start_ms + HOUR_MS)
+        back = await topic.schedule.move(places[399], start_ms - 60_000)
+        listed = []
+        page = await topic.schedule.list(limit=70)
+        while True:
+            listed += page.messages
+            if not page.cursor:
+                break
+            page = await topic.schedule.list(limit=70, cursor=page.cursor)
+        again = await topic.schedule.cancel([places[0], places[1], places[2]])
+        await pass_time(node, 3 * HOUR_MS)
+        fired = await numbers_stored(node, 298)
+
+        expected = [399, *(n for n in range(2, 399) if n % 4)]
+        assert set(answers) == {ScheduleAnswer.CANCELLED}
+        assert (moved, back) == (ScheduleAnswer.MOVED, ScheduleAnswer.MOVED)
+        assert [one.place for one in listed] == [*(places[n] for n in expected), places[1]]
+        assert again == [ScheduleAnswer.CANCELLED] * 3
+        assert fired == [n for n in expected if n != 2]
+        assert topic.schedule.count == 0
+
+
+async def test_answers_stay_exact_when_memory_was_flushed_and_the_owner_changed() -> None:
+    async with world() as made:
+        first = await made.broker("b1")
+        places = await fill(first, 60)
+        topic = await first.topic()
+        await topic.schedule.cancel([places[0]])
+        await flushed(topic)
+        await topic.schedule.cancel([places[1]])
+        await topic.schedule.move(places[2], first.clock.wall_ms() + 3 * HOUR_MS)
+        await flushed(topic)
+        await topic.schedule.cancel([places[3]])
+        await pass_time(first, HOUR_MS + 10_500)
+        await until_stored(first, 7)
+
+        second = await takeover(made, first, "b2")
+        topic = await second.topic()
+        answers = await topic.schedule.cancel([
+            *places[:6], places[0]._replace(batch_index=99), places[0]._replace(ledger_id=999),
+        ])
+
+        cancelled, delivered = ScheduleAnswer.CANCELLED, ScheduleAnswer.DELIVERED
+        assert answers == [
+            cancelled, cancelled, cancelled, cancelled, delivered, delivered,
+            ScheduleAnswer.UNKNOWN, ScheduleAnswer.UNKNOWN,
+        ]
+        assert topic.schedule.count == 49
+
+
+async def test_runs_are_merged_and_spent_ones_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "RUNS_MAX", 3)
+    monkeypatch.setattr(upkeep, "MERGED_AT_ONCE", 4)
+    async with world() as made:
+        node = await made.broker()
+        places: list[SchedulePlace] = []
+        topic = await node.topic()
+        publisher = await Publisher.open(node, "p")
+        start_ms = node.clock.wall_ms() + HOUR_MS
+        for part in range(5):
+            receipt = await schedule(publisher, *(
+                (b"%d" % (n * 5 + part), start_ms + n * 5 + part) for n in range(20)
+            ))
+            places += [place_of(receipt, n) for n in range(20)]
+            await flushed(topic)
+        await topic.schedule.cancel(places[::10])
+        await flushed(topic)
+        before = set(topic.log.log.record.schedule_runs)
+
+        await topic.maintain()
+        await until(lambda: len(topic.schedule.core.runs) == 3)
+        merged = set(topic.log.log.record.schedule_runs)
+        second = await takeover(made, node, "b2")
+        topic = await second.topic()
+        count = topic.schedule.count
+        await pass_time(second, HOUR_MS + 1_000)
+        fired = await numbers_stored(second, 90)
+        await topic.durable_epoch()
+        await topic.maintain()
+        await topic.maintain()
+
+        gone = {int(b) for b in (n * 5 + part for part in range(5) for n in (0, 10))}
+        assert len(before) == 6 and len(before & merged) == 2
+        assert count == 90 and fired == [n for n in range(100) if n not in gone]
+        record = topic.log.log.record
+        assert record.schedule_runs == () and record.schedule_ledgers == ()
+        for run in before | merged:
+            assert not await made.ground.store.exists(run.ledger_id)
+
+
+async def test_one_far_message_does_not_keep_what_came_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("broker.schedule.schedule.LEDGER_BYTES", 10_000)
+    monkeypatch.setattr("ledger.schedule_log.MAX_LEDGER_BYTES", 5_000)
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node, "p")
+        far = await schedule(publisher, (b"far", node.clock.wall_ms() + 1_000 * HOUR_MS))
+        for _ in range(20):
+            await schedule(publisher, *((b"x" * 50, 1) for _ in range(20)))
+        topic = await node.topic()
+        await until_stored(node, 400)
+        before = topic.log.log.schedule.size_bytes
+        await topic.durable_epoch()
+        await topic.maintain()
+        await until(lambda: not topic.schedule.is_reducing)
+        await topic.durable_epoch()
+        await topic.maintain()
+
+        assert before > 20_000 and topic.log.log.schedule.size_bytes < 5_000
+        (run,) = topic.log.log.record.schedule_runs
+        assert run.size_bytes < 1_000
+        assert await topic.schedule.cancel([place_of(far)]) == [ScheduleAnswer.CANCELLED]
+        assert topic.schedule.count == 0
+
+
+async def test_nothing_is_freed_while_what_fired_is_not_durable() -> None:
+    """What left the schedule's memory and has not reached the log is only in the ledgers."""
+    async with world() as made:
+        first = await made.broker("b1")
+        publisher = await Publisher.open(first, "p")
+        await schedule(publisher, (b"1", first.clock.wall_ms() + HOUR_MS))
+        topic = await first.topic()
+        await topic.durable_epoch()
+        await topic.log.log.schedule.roll()
+        for name in BOOKIES:
+            made.ground.bookies[name].held = True
+        await pass_time(first, HOUR_MS)
+        freeing = asyncio.ensure_future(topic.schedule.free())
+        await settle()
+        kept = topic.log.log.record.schedule_ledgers
+        freeing.cancel()
+        for name in BOOKIES:
+            made.ground.bookies[name].waiting.clear()
+            made.ground.bookies[name].held = False
+            made.ground.bookies[name].ledgers = {
+                ledger_id: ledger for ledger_id, ledger
+                in made.ground.bookies[name].ledgers.items() if ledger_id in kept
+            }
+
+        second = await takeover(made, first, "b2")
+        await pass_time(second, HOUR_MS)
+
+        assert len(kept) == 1
+        assert [one.payload for one in await until_stored(second, 1)] == [b"1"]
+
+
+async def test_producers_wait_while_memory_is_full() -> None:
+    async with world() as made:
+        node = await made.broker(limits=BrokerLimits(schedule_memory_bytes=3_000))
+        publisher = await Publisher.open(node, "p")
+        due_ms = node.clock.wall_ms() + HOUR_MS
+        topic = await node.topic()
+        for name in BOOKIES:
+            made.ground.bookies[name].held = True
+        for _ in range(10):
+            publisher.session.publish(delayed(publisher, (b"x" * 500, due_ms)))
+        for name in BOOKIES:
+            made.ground.bookies[name].release()
+            made.ground.bookies[name].held = False
+        await until(lambda: len(publisher.receipts) == 10)
+        congested = publisher.session.congested
+        await publisher.session.ready()
+
+        assert congested and not publisher.session.congested
+        assert topic.schedule.count == 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_owners_change_while_everything_happens(seed: int) -> None:
+    """Every message once in the log, in order, whatever is flushed, merged and cut off."""
+    async with world() as made:
+        node = await made.broker("b1", limits=SMALL)
+        publisher = await Publisher.open(node, "p")
+        start_ms = node.clock.wall_ms()
+        due: dict[bytes, int] = {}
+        for step in range(60):
+            payloads = [
+                (b"%d.%d" % (step, n), node.clock.wall_ms() + (n * 7919 + step * 104729) % 9_000)
+                for n in range(20)
+            ]
+            receipt = await schedule(publisher, *payloads)
+            due.update(payloads)
+            assert receipt.error is None
+            await pass_time(node, 150)
+            if step % 13 == 12 + seed % 2 - 1:
+                (await node.topic()).schedule.reduce()
+                for _ in range(step % 7 * (seed + 1)):
+                    await asyncio.sleep(0)
+                node = await takeover(made, node, f"b{step + 2}")
+                publisher = await Publisher.open(node, "p")
+        await pass_time(node, 10_000)
+        messages = await until_stored(node, len(due))
+
+        assert len({one.payload for one in messages}) == len(messages) == len(due)
+        for message in messages:
+            assert message.append_time_ms >= due[message.payload] >= start_ms
+        marks = [one.mark for one in messages]
+        assert marks == sorted(marks)  # type: ignore[type-var]
+        assert (await node.topic()).schedule.count == 0
+        assert await stored(node) == messages
