@@ -52,6 +52,8 @@ async def test_each_scheduled_message_is_in_the_log_once_and_not_early(
     start_ms = int(time.time() * 1000) + 3_000 + MESSAGES * 1000 // FILL_PER_S
     received: set[int] = set()
     async with Client(cluster.service_url, operation_timeout_seconds=120) as client:
+        await client.admin.topics.create(topic)
+        await client.admin.policies.set({"retention_minutes": -1}, topic=topic)
         consumer = await client.subscribe(
             topic, "s", initial_position=InitialPosition.Earliest)
         await _fill(client, topic, start_ms)
