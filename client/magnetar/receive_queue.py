@@ -156,7 +156,9 @@ class ReceiveQueue:
         """The next message, or None."""
         if not self.count:
             return None
-        entry = self._first()
+        entry = self._entries[0]
+        if entry.next_index == len(entry.meant):
+            entry = self._first()
         at = entry.next_index
         entry.next_index = at + 1
         self.count -= 1
