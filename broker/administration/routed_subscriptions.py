@@ -21,7 +21,7 @@ class RoutedSubscriptions:
         self, topic: str, subscription: str, start: Where = InitialPosition.Latest
     ) -> None:
         await self._refuse_id(topic, start)
-        await self._routing.everywhere(
+        await self._routing.where_missing(
             topic, lambda owner, name: owner.subscriptions.create(name, subscription, start)
         )
 

@@ -18,6 +18,7 @@ from magnetar.errors import (
     ConnectionFailed,
     MagnetarError,
     NotOwner,
+    ResourceExists,
     SubscriptionNotFound,
     TopicNotFound,
 )
@@ -135,6 +136,17 @@ class Routing:
             names, lambda name: self.at_owner(name, work, make=name.partition >= 0)
         )
         return _all_done(results)
+
+    async def where_missing(self, topic: str, work: Work[None]) -> None:
+        """As `everywhere`, for what makes something: partitions that have it are passed over, so
+        that a call that failed on its way can be made again. Raises ResourceExists when all have
+        it."""
+        results = await self._at_owners(
+            await self.names(topic),
+            lambda name: self.at_owner(name, work, make=name.partition >= 0),
+        )
+        made = [one for one in results if not isinstance(one, ResourceExists)]
+        _all_done(made or results)
 
     async def where_used(
         self, topic: str, work: Work[Result], absent: Callable[[str], Result]

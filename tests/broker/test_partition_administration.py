@@ -13,6 +13,7 @@ from magnetar.enums import InitialPosition
 from magnetar.errors import (
     InvalidArgument,
     OperationTimeout,
+    ResourceExists,
     ResourceInUse,
     SubscriptionNotFound,
     TopicNotFound,
@@ -142,11 +143,19 @@ async def test_an_error_tells_how_far_the_call_came() -> None:
         async def silent(*_: object) -> None:
             raise OperationTimeout("no answer")
 
-        topic.create_subscription = silent  # type: ignore[method-assign]
+        create, topic.create_subscription = (  # type: ignore[method-assign]
+            topic.create_subscription, silent
+        )
 
         with pytest.raises(OperationTimeout, match="2 of 3 partitions were done"):
             await admin.subscriptions.create(TOPIC, "s")
-        assert await admin.subscriptions.list(TOPIC) == ("s",)
+
+        assert await admin.subscriptions.list(PARTITIONS[0]) == ()
+        topic.create_subscription = create  # type: ignore[method-assign]
+        await admin.subscriptions.create(TOPIC, "s")  # what was missing
+        assert await admin.subscriptions.list(PARTITIONS[0]) == ("s",)
+        with pytest.raises(ResourceExists):
+            await admin.subscriptions.create(TOPIC, "s")
 
 
 async def test_backlogs_of_all_partitions_are_given_up() -> None:

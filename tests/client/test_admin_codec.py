@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from magnetar.admin.topic_values import (
     TopicStats,
     Traffic,
 )
+from magnetar.admin.transport import READS
 from magnetar.admin.values import EffectivePolicy, NamespaceInfo
 from magnetar.enums import ConsumerType, InitialPosition
 from magnetar.errors import InvalidArgument
@@ -121,3 +123,34 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_ids_survive() -> None:
     assert id_of(id_message(MessageId(-1, 5, 6, -1))) == MessageId(-1, 5, 6, -1)
+
+
+GOLDEN = Path(__file__).parent / "golden"
+KEPT = {
+    "admin_topic_stats": (STATS, pb.TopicStats), "admin_stored_message": (LATE, pb.StoredMessage),
+    "admin_scheduled": (PAGE, pb.ListScheduledReply),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_an_older_broker_says_stays_readable(name: str) -> None:
+    value, message = KEPT[name]
+
+    stored = bytes.fromhex((GOLDEN / f"{name}.hex").read_text())
+
+    assert read(type(value), message.FromString(stored)) == value
+
+
+def test_every_reply_has_its_error_in_the_first_field() -> None:
+    service = pb.DESCRIPTOR.services_by_name["Admin"]
+
+    for method in service.methods:
+        (first,) = [one for one in method.output_type.fields if one.number == 1]
+        assert (first.name, first.message_type.name) == ("error", "Error"), method.name
+
+
+def test_what_only_reads_is_known_by_its_name() -> None:
+    names = {method.name for method in pb.DESCRIPTOR.services_by_name["Admin"].methods}
+
+    assert names >= READS
+    assert {name for name in names if name.startswith(("List", "Get", "Count", "Peek"))} <= READS

@@ -22,8 +22,8 @@ class Subscriptions:
         self, topic: str, subscription: str, start: Where = InitialPosition.Latest
     ) -> None:
         """A durable subscription that begins at a message, an end, or a time; its first consumer
-        decides the type. Raises ResourceExists, InvalidArgument for a message of another
-        topic."""
+        decides the type. Of a partitioned topic it is made where it is missing. Raises
+        ResourceExists, InvalidArgument for a message of another topic."""
         request = pb.CreateSubscriptionRequest(
             topic=full(topic), subscription=subscription, start=where_message(start)
         )

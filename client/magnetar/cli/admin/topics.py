@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Topics: make, look at and end them.", no_args_is_help=True, rich_markup_mode=None
 )
+TOPICS_A_CALL = 10_000
 Partitions = Annotated[int, typer.Option(min=0, help="So many; 0: it has none.")]
 Force = Annotated[
     bool, typer.Option(help="With its subscriptions; producers and consumers are sent away.")
@@ -93,7 +94,7 @@ def list_topics(
     with administration(url) as admin:
         page = ""
         while True:
-            some = admin.topics.list(namespace, pattern, page=page)
+            some = admin.topics.list(namespace, pattern, page_size=TOPICS_A_CALL, page=page)
             found += [{"topic": one.name, "partitions": one.partitions} for one in some.topics]
             page = some.next_page
             if not page or (limit and len(found) >= limit):
