@@ -65,8 +65,11 @@ def _topic_beside(cluster: ProcessCluster, topic: str) -> str:
 
 
 async def _keep_from_now(url: str, topic: str) -> None:
-    """A subscription that nobody consumes keeps what is published."""
+    """A subscription that nobody consumes keeps what is published; nothing bounds what is out."""
     async with Client(url) as client:
+        await client.admin.policies.set({
+            "max_unacked_messages_per_consumer": -1, "max_unacked_messages_per_subscription": -1,
+        }, topic=topic)
         await client.subscribe(
             topic, "bench", consumer_type=ConsumerType.Shared,
             initial_position=InitialPosition.Earliest)
