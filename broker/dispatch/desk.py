@@ -19,6 +19,7 @@ from broker.cut_entry import (
 from broker.dispatch.bodies import Bodies
 from broker.dispatch.choice import Choice
 from broker.dispatch.flights import Flights, Key
+from broker.dispatch.masks import in_order
 from broker.dispatch.mode import Mode
 from broker.dispatch.waiting import Waiting
 from broker.expiry import Expiry
@@ -202,11 +203,21 @@ class Desk:
         if body is None:
             self.reading = True
             return None
-        for part in self.waiting.take_turn(entry):
-            self.again.append(
-                Piece(body, part.mask, part.redelivered, part.reason, entry.keys, False))
+        self.queue(self.again, [
+            Piece(body, part.mask, part.redelivered, part.reason, entry.keys, False)
+            for part in self.waiting.take_turn(entry)
+        ])
         self.bodies.drop(entry.key)
         return self.again
+
+    def queue(self, pieces: deque[Piece], found: Sequence[Piece]) -> None:
+        """Hand these out next, all of one entry. Where whoever acknowledges a message may mean
+        all before it, none of those comes later, however often each was delivered."""
+        if self.mode.cumulative and len(found) > 1:
+            runs = in_order([piece.mask for piece in found])
+            pieces.extend([found[place]._replace(mask=run) for place, run in runs])
+        else:
+            pieces.extend(found)
 
     def serve(self, pieces: deque[Piece]) -> bool:
         """Hand the first piece, or what fits of it, to whoever's turn it is; False when nobody

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
 
 from magnetar.entry import indexes_of
 
@@ -23,3 +24,18 @@ def ones(mask: int) -> Sequence[int]:
         found.append(low.bit_length() - 1)
         mask ^= low
     return found
+
+
+def in_order(masks: Iterable[int]) -> list[tuple[int, int]]:
+    """The messages of all masks, which share none, in their order: (place of the mask, which of
+    its messages), a mask cut wherever another one's message comes between."""
+    heap = [(mask & -mask, place, mask) for place, mask in enumerate(masks) if mask]
+    heapify(heap)
+    runs = []
+    while heap:
+        _, place, mask = heappop(heap)
+        run = mask & (heap[0][0] - 1) if heap else mask
+        runs.append((place, run))
+        if rest := mask ^ run:
+            heappush(heap, (rest & -rest, place, rest))
+    return runs

@@ -52,9 +52,10 @@ class PlainTurn:
     def _sort_redelivered(self, entry: StoredEntry, mask: int) -> None:
         """Messages some of which were delivered before, by an earlier owner of the topic."""
         desk = self._desk
-        most = desk.host.max_deliveries
+        most, found = desk.host.max_deliveries, []
         for part, redelivered in desk.host.counts.split(entry.first_ordinal, mask) if mask else ():
             if 0 < most <= redelivered:
                 self._returns.given_up(entry, part, None, redelivered)
             else:
-                desk.spare.append(Piece(entry, part, redelivered, "", None, True))
+                found.append(Piece(entry, part, redelivered, "", None, True))
+        desk.queue(desk.spare, found)

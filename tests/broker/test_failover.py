@@ -187,3 +187,38 @@ async def test_a_member_that_leaves_while_it_is_drained_ends_the_waiting() -> No
 
         assert await new.receive(1) == [b"1"]
         assert replace(new).events == [STANDBY, ACTIVE]
+
+
+async def test_who_comes_next_gets_the_messages_of_a_batch_in_their_order() -> None:
+    """Some of them were delivered more often than others; one cumulative acknowledgement may
+    mean all before its message, so none of those may come later."""
+    async with world() as made:
+        node = await made.broker()
+        one, two = await member(node, "a"), await member(node, "b")
+        publisher = await Publisher.open(node)
+        await publisher.publish(b"0", b"1", b"2", b"3", b"4")
+        await one.receive(5)
+        one.session.redeliver(positions_of(one.deliveries, b"1", b"3"))
+        await until(lambda: len(one.payloads) == 7)
+
+        one.session.close()
+
+        assert await two.receive(5) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_the_next_owner_delivers_the_messages_of_a_batch_in_their_order() -> None:
+    async with world() as made:
+        first = await made.broker("b1")
+        one = await member(first, "a")
+        publisher = await Publisher.open(first)
+        await publisher.publish(b"0", b"1", b"2", b"3", b"4")
+        await one.receive(5)
+        one.session.redeliver(positions_of(one.deliveries, b"1", b"3"))
+        await until(lambda: len(one.payloads) == 7)
+        await settle()
+        await made.kill(first)
+
+        second = await made.broker("b2")
+        two = await member(second, "a")
+
+        assert await two.receive(5) == [b"0", b"1", b"2", b"3", b"4"]
