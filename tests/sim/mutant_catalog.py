@@ -246,7 +246,9 @@ CATALOG: tuple[Mutant, ...] = (
         "M6: ledgers are deleted before the record stops naming them",
         ("ledger/managed_log.py",
          "        await self.update_record(without_consumed)\n        for ledger_id in gone:\n",
-         "        without_consumed(self.record)\n        for ledger_id in [*gone]:\n"),
+         "        without_consumed(self.record)\n        for ledger_id in [*gone]:\n"
+         "            await self._ledgers.delete(ledger_id)\n"
+         "        await self.update_record(without_consumed)\n        for ledger_id in gone:\n"),
     ),
     _mutant(
         "deduplication_not_replayed",
