@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from broker.broker import RELEASED
 from metadata.ledgers import Fragment, LedgerMetadata, LedgerState, decode_ledger
 from metadata.paths import LEDGERS, NEXT_LEDGER
 from metadata.topics import TopicRecord, decode_topic
@@ -121,7 +123,9 @@ class MetadataAudit:
         if before.owner != after.owner and after.owner is not None:
             self.owner_changes += 1
             epoch = before.owner.epoch if before.owner else 0
-            if after.owner.epoch <= epoch:
+            given_up = before.owner is not None and after.owner == replace(
+                before.owner, incarnation=RELEASED)
+            if after.owner.epoch <= epoch and not given_up:
                 self._fail(f"I15 {name}: owner changed without a new epoch: {after.owner}")
         if after.last_ledger_id < before.last_ledger_id:
             self._fail(f"I15 {name}: last ledger fell to {after.last_ledger_id}")

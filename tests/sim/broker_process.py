@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from broker.broker import Broker
 from broker.consumer_session import ConsumerSession
 from broker.conversation import Delivery
+from broker.forwarding.lane import LaneLimits
 from broker.ownership import ProbeResult
 from broker.producer_session import ProducerSession
 from broker.settings import BrokerLimits, BrokerSettings
@@ -17,6 +18,7 @@ from magnetar.ids import BrokerId
 from magnetar.runtime.network import Address
 from tenants.resolver import PolicyResolver
 from tests.sim import messages
+from tests.sim.forwarder import SimForwarder
 from tests.sim.log_owner import LedgerUser
 from tests.sim.network import Side, SimNetwork
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from tests.sim.cluster_world import ClusterWorld
 
 BROKER_PORT = 6650
+LANE_LIMITS = LaneLimits(
+    parcel_bytes=1_500, parcel_messages=2, kept_bytes=2_000, retry_first_s=0.1, retry_most_s=0.5)
 
 
 class SimProbe:
@@ -78,6 +82,7 @@ class BrokerProcess(LedgerUser):
             self.store, ledgers, PolicyResolver(self.store, defaults=self.world.policies),
             self.clock, self.chance(), BrokerSettings(BrokerId(self.name), limits=limits),
             SimProbe(self.network), address,
+            forwarder=SimForwarder(self.network, address, self.world.rare), lane_limits=LANE_LIMITS,
         )
         await broker.start()
         await self.network.listen(address, self._accept)

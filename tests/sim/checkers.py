@@ -74,6 +74,20 @@ def check_ack_order(history: History) -> list[str]:
     return violations
 
 
+def check_dead_letters(history: History, dead: list[StoredMessage]) -> list[str]:
+    """I29: what was given up is a dead letter once."""
+    violations = []
+    places: dict[tuple[str, int], Place] = {}
+    for message in dead:
+        key = (message.producer, message.sequence_id)
+        if key in places:
+            violations.append(f"I29 {key} is a dead letter at {places[key]} and {message.place}")
+        elif key not in history.messages:
+            violations.append(f"I29 {key} at {message.place} was never sent")
+        places[key] = message.place
+    return violations
+
+
 def check_copies(
     ledger: LedgerMetadata, copies: dict[tuple[str, int], set[int]]
 ) -> list[str]:

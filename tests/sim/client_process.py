@@ -255,6 +255,7 @@ class SimConsumer(Client):
         stream.send(messages.Subscribe(OpenConsumer(
             world.topic, self.subscription, self.kind, InitialPosition.EARLIEST,
             consumer_name=self.name,
+            max_deliveries=0 if self.final else config.max_deliveries,
         ), relay))
         await stream.receive(OPEN_TIMEOUT_S)
         world.subscribed = True
@@ -279,7 +280,7 @@ class SimConsumer(Client):
         _, batch = parse_prefix(delivery.entry)
         view = EntryView(batch)
         skip = int.from_bytes(delivery.skip, "little")
-        acknowledged, used = [], 0
+        acknowledged, poison, used = [], [], 0
         for index in range(view.count):
             if skip >> index & 1:
                 continue
@@ -288,13 +289,17 @@ class SimConsumer(Client):
             key = (producer, int(number))
             self.received.add(key)
             world.history.seen_messages.add(key)
-            if not world.keeps_back(key) and self.random.random() < config.acknowledge_share:
+            if world.is_poison(key):
+                poison.append(MessagePosition(delivery.ledger_id, delivery.entry_id, index))
+            elif not world.keeps_back(key) and self.random.random() < config.acknowledge_share:
                 acknowledged.append((key, index))
         if self.final:
             return
         if world.quiet:
             acknowledged = []
         stream.send(messages.Permits(used))
+        if poison and not world.quiet:
+            stream.send(messages.Redeliver(poison))
         if acknowledged:
             self._acknowledge(stream, delivery, acknowledged, used)
         elif self.random.random() < 0.1:

@@ -7,11 +7,12 @@ import zlib
 
 from broker.conversation import LookupResult
 from ledger.managed_log import ManagedLog
+from magnetar.dead_letter import default_dead_letter_topic
 from magnetar.entry import EntryView, parse_prefix
 from magnetar.errors import MagnetarError
 from tenants.policies import TopicPolicies
 from tests.sim.broker_process import BrokerProcess
-from tests.sim.checkers import StoredMessage, check_ack_order, check_log
+from tests.sim.checkers import StoredMessage, check_ack_order, check_dead_letters, check_log
 from tests.sim.client_process import SimConsumer, SimProducer
 from tests.sim.config import Config
 from tests.sim.dump import check_all_copies
@@ -23,13 +24,15 @@ from tests.sim.processes import Process
 from tests.sim.world import World
 
 SUBSCRIPTION = "s"
+DEAD = default_dead_letter_topic(TOPIC, SUBSCRIPTION)
 
 
 class TopicAuditor(LedgerUser):
-    """Takes the topic over at the end and reads its log entry by entry."""
+    """Takes a topic over at the end and reads its log entry by entry."""
 
-    def __init__(self, world: ClusterWorld) -> None:
+    def __init__(self, world: ClusterWorld, topic: str = TOPIC) -> None:
         super().__init__(world, "auditor")
+        self._topic = topic
         self.stored: list[StoredMessage] | None = None
         self.first: Place | None = None
         self.problems: list[str] = []
@@ -38,7 +41,7 @@ class TopicAuditor(LedgerUser):
         ledgers = await self.open_ledgers()
         while self.stored is None:
             try:
-                log = await self.open_log(ledgers, asyncio.Event())
+                log = await self.open_log(ledgers, asyncio.Event(), self._topic)
                 kept = log.record.ledgers
                 oldest = kept[0].ledger_id if kept else log.record.last_ledger_id + 1
                 self.first = Place(oldest, 0)
@@ -55,7 +58,8 @@ class TopicAuditor(LedgerUser):
         while entries := await log.read(at, 1000, 1 << 20):
             for entry in entries:
                 place = Place(entry.position.ledger_id, entry.position.entry_id)
-                self.world.note_read("auditor", place, bytes(entry.body))
+                if self._topic == TOPIC:
+                    self.world.note_read("auditor", place, bytes(entry.body))
                 prefix, batch = parse_prefix(entry.body)
                 view = EntryView(batch)
                 if ordinal >= 0 and prefix.first_ordinal != ordinal:
@@ -111,6 +115,11 @@ class ClusterWorld(World):
         drawn = zlib.crc32(f"{self.config.seed}/{key}".encode()) % 1000
         return drawn >= 1000 * self.config.acknowledge_share
 
+    def is_poison(self, key: tuple[str, int]) -> bool:
+        """Messages that no consumer can handle."""
+        drawn = zlib.crc32(f"{self.config.seed}/poison/{key}".encode())
+        return self.config.max_deliveries > 0 and drawn % 6 == 0
+
     def owner_process(self) -> Process | None:
         record = self.audit.topics.get(TOPIC)
         if record is None or record.owner is None:
@@ -165,7 +174,9 @@ class ClusterWorld(World):
         for broker in self.broker_processes:
             broker.stop()
         await asyncio.sleep(0.2)
-        final = await self._final_consumer()
+        dead = await self._dead_letters()
+        dead_keys = {(m.producer, m.sequence_id) for m in dead}
+        final = await self._final_consumer(dead_keys)
         for broker in self.broker_processes:
             broker.stop()
         auditor = TopicAuditor(self)
@@ -178,10 +189,22 @@ class ClusterWorld(World):
         self.violations += self.watch.violations
         self.violations += check_log(self.history, auditor.stored, self.read_places, first)
         self.violations += check_ack_order(self.history)
-        self.violations += self._check_cursor(auditor.stored, final.received)
+        self.violations += check_dead_letters(self.history, dead)
+        self.violations += self._check_cursor(auditor.stored, final.received, dead_keys)
         self.violations += await check_all_copies(self)
 
-    async def _final_consumer(self) -> SimConsumer:
+    async def _dead_letters(self) -> list[StoredMessage]:
+        """What lies in the dead-letter topic, if there is one."""
+        if not self.audit.topics.get(DEAD):
+            return []
+        auditor = TopicAuditor(self, DEAD)
+        auditor.start()
+        await self.within("the dead letters are read", 60.0, lambda: auditor.stored is not None)
+        assert auditor.stored is not None
+        self.violations += auditor.problems
+        return auditor.stored
+
+    async def _final_consumer(self, dead: set[tuple[str, int]]) -> SimConsumer:
         """After a restart of all brokers: what does the subscription still owe?"""
         for broker in self.broker_processes:
             broker.start()
@@ -191,7 +214,7 @@ class ClusterWorld(World):
         history = self.history
         owed = {
             (m.producer, m.sequence_id) for m in history.acks
-        } - history.consume_asked
+        } - history.consume_asked - dead
         await self.within("what was not acknowledged is delivered again", 30.0,
                           lambda: owed <= final.received)
         await asyncio.sleep(0.6)
@@ -199,9 +222,11 @@ class ClusterWorld(World):
         return final
 
     def _check_cursor(
-        self, stored: list[StoredMessage], received: set[tuple[str, int]]
+        self, stored: list[StoredMessage], received: set[tuple[str, int]],
+        dead: set[tuple[str, int]],
     ) -> list[str]:
-        """I16: nothing acknowledged durably comes again, nothing else is skipped."""
+        """I16: nothing acknowledged durably comes again, nothing else is skipped, unless it is a
+        dead letter."""
         history = self.history
         violations = [
             f"I16 {key} was acknowledged durably and delivered again"
@@ -210,7 +235,6 @@ class ClusterWorld(World):
         violations += [
             f"I16 {(m.producer, m.sequence_id)} at {m.place} was skipped"
             for m in stored
-            if (m.producer, m.sequence_id) not in received
-            and (m.producer, m.sequence_id) not in history.consume_asked
+            if (m.producer, m.sequence_id) not in received | history.consume_asked | dead
         ]
         return violations[:20]

@@ -74,6 +74,8 @@ class Config:
     """"key_shared" or "failover" in place of what `subscription_shared` says."""
     key_count: int = 0
     negative_share: float = 0.0
+    max_deliveries: int = 0
+    """Above 0 some messages are poison, and go to the dead-letter topic after so many."""
 
 
 def draw(seed: int, workload: str) -> Config:
@@ -119,6 +121,9 @@ def draw(seed: int, workload: str) -> Config:
         config.store.delay_max_s = min(config.store.delay_max_s, 0.005)
         config.links.delay_max_s = min(config.links.delay_max_s, 0.002)
     _draw_spread(config)
+    # Drawn apart, so that seeds keep what they drew before.
+    dead = random.Random(f"{seed}/dead letters")
+    config.max_deliveries = dead.choice((0, 0, 1, 3))
     return config
 
 

@@ -56,11 +56,13 @@ class LedgerUser(Process):
             RecordingClient(client, self.name, world), self.clock, chance, limits,
         )
 
-    async def open_log(self, ledgers: LedgerStore, on_fenced: asyncio.Event) -> ManagedLog:
+    async def open_log(
+        self, ledgers: LedgerStore, on_fenced: asyncio.Event, topic: str = TOPIC
+    ) -> ManagedLog:
         assert self.store is not None
         config = self.world.config
         return await ManagedLog.open(
-            TOPIC, BrokerId(self.name), self.incarnation,
+            topic, BrokerId(self.name), self.incarnation,
             topics=TopicRepository(self.store), ledgers=ledgers, clock=self.clock,
             policy=LogPolicy(config.quorums, max_ledger_entries=config.max_ledger_entries),
             on_fenced=lambda error: on_fenced.set(),

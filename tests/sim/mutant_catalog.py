@@ -359,4 +359,18 @@ CATALOG: tuple[Mutant, ...] = (
          "        try:\n            await self._file.append_and_sync(parts)\n"
          "        except DiskFailure:\n            pass\n"),
     ),
+    _mutant(
+        "dead_letter_fate_guessed",
+        "a dead letter whose fate is unknown is taken for lost, and sent again",
+        ("broker/forwarding/lane.py",
+         "        if outlet.last_sequence_id >= plan.first_sequence_id + plan.count - 1:\n",
+         "        if outlet.last_sequence_id < 0:\n"),
+    ),
+    _mutant(
+        "dead_letter_acknowledged_before_stored",
+        "what is given up is acknowledged before the dead-letter topic has it",
+        ("broker/forwarding/lane.py",
+         "        await outlet.publish(batch)\n",
+         "        await self._acknowledge(plan)\n        await outlet.publish(batch)\n"),
+    ),
 )

@@ -40,6 +40,8 @@ FENCED_WRITER = "writer told that it is fenced"
 ABORTED_OWNERSHIP = "takeover"
 TRIM = "trim"
 READ_ONLY = "add refused: read-only"
+DEAD_LETTER = "dead letters written"
+DEAD_LETTER_UNKNOWN = "a dead letter's fate is unknown"
 
 
 class RareStates:
