@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from broker.schedule.runs.builder import BLOCK_LIMITS, BlockLimits
 from magnetar.ids import BrokerId
 from magnetar.runtime.network import Address
 
@@ -79,6 +80,17 @@ class BrokerLimits:
     schedule_memory_bytes: int = 32 * MIB
     """Of what waits in the schedules of all topics together; what is above is written to runs,
     and above twice of it producers of delayed messages are held back meanwhile."""
+    schedule_ledger_bytes: int = 64 * MIB
+    """Of a schedule's ledgers, beyond twice of what waits in memory, before a run is made of it."""
+    schedule_runs: int = 32
+    """Of one schedule; more are merged, so that firing looks at few."""
+    schedule_runs_merged: int = 16
+    """At once, where there are too many."""
+    schedule_garbage_bytes: int = 64 * MIB
+    """Fired and cancelled messages in runs that are not worth a merge."""
+    schedule_merge_bytes: int = 1024 * MIB
+    """Of messages that one merge writes, unless there are too many runs."""
+    schedule_blocks: BlockLimits = BLOCK_LIMITS
     topics: int = 100_000
     producers_a_topic: int = 10_000
     waiting_producers_a_topic: int = 1_000

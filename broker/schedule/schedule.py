@@ -58,8 +58,6 @@ REPLAY_BYTES = 4 << 20
 AHEAD_MS = 1_000
 """Blocks of runs are loaded so long before what is in them is due."""
 LOOK_AHEAD_EVERY_MS = 50
-LEDGER_BYTES = 64 << 20
-"""Of the schedule's ledgers, beyond twice of what waits in memory, before a run is made of it."""
 SLEEP_MAX_S = 30.0
 """The wall clock is looked at again after so long at the latest: it may have been moved."""
 
@@ -128,7 +126,7 @@ class Schedule:
         self._loader = BlockLoader(self.core, self._reader, clock, self.fire)
         self._upkeep = Upkeep(
             self.core, self._store.runs, self._reader, clock, self._freeze,
-            lambda: self._log.fired, self._oldest_ledger, self._changed, host.fail,
+            lambda: self._log.fired, self._oldest_ledger, self._changed, host.fail, limits,
         )
 
     # -- life ----------------------------------------------------------------------------------
@@ -360,7 +358,8 @@ class Schedule:
         LedgerFenced."""
         await self._upkeep.tidy()
         waits_bytes = self.core.memory_bytes
-        if waits_bytes and self._store.size_bytes > LEDGER_BYTES + 2 * waits_bytes:
+        enough_bytes = self._limits.schedule_ledger_bytes + 2 * waits_bytes
+        if waits_bytes and self._store.size_bytes > enough_bytes:
             self.reduce()
         await self.free()
 

@@ -22,23 +22,17 @@ from broker.schedule.core import NOTHING, ScheduleCore
 from broker.schedule.memtable import Memtable
 from broker.schedule.runs import scan
 from broker.schedule.runs.blocks import Fate, Name
-from broker.schedule.runs.builder import BLOCK_LIMITS, BlockLimits, RunBuilder
+from broker.schedule.runs.builder import RunBuilder
 from broker.schedule.runs.reader import RunReader
 from broker.schedule.runs.run import Run
 from broker.schedule.runs.store import RunSink, RunStore
+from broker.settings import BrokerLimits
 from ledger.schedule_runs import Covered
 from magnetar.entry import ScheduleMark, SchedulePlace
 from magnetar.errors import LedgerFenced, MagnetarError, NotOwner, SessionExpired
 from magnetar.runtime.clock import Clock
 
 RETRY_S: Final = 1.0
-RUNS_MAX: Final = 32
-"""More are merged, so that firing looks at few."""
-MERGED_AT_ONCE: Final = 16
-GARBAGE_BYTES: Final = 64 << 20
-"""Fired and cancelled messages in runs that are not worth a merge."""
-MERGE_BYTES_MAX: Final = 1 << 30
-"""Of messages that one merge writes, unless there are too many runs."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +55,7 @@ class Upkeep:
         self, core: ScheduleCore, store: RunStore, reader: RunReader, clock: Clock,
         freeze: Callable[[], Awaitable[Covered]], fired: Callable[[], ScheduleMark],
         oldest_ledger: Callable[[], int], changed: Callable[[], None],
-        failed: Callable[[MagnetarError], None], blocks: BlockLimits = BLOCK_LIMITS,
+        failed: Callable[[MagnetarError], None], limits: BrokerLimits,
     ) -> None:
         self._core = core
         self._store = store
@@ -72,7 +66,7 @@ class Upkeep:
         self._oldest_ledger = oldest_ledger
         self._changed = changed
         self._failed = failed
-        self._blocks = blocks
+        self._limits = limits
         self._flushing: asyncio.Task[None] | None = None
         self._merging: asyncio.Task[None] | None = None
         self.flushes = 0
@@ -127,24 +121,24 @@ class Upkeep:
         return self._merging
 
     def _worth_merging(self) -> list[Run]:
-        runs = list(self._core.runs.values())
+        runs, limits = list(self._core.runs.values()), self._limits
         live = {run.ledger_id: _live_bytes(run) for run in runs}
-        if len(runs) > RUNS_MAX:
+        if len(runs) > limits.schedule_runs:
             runs.sort(key=lambda run: live[run.ledger_id])
-            return runs[:MERGED_AT_ONCE]
+            return runs[:limits.schedule_runs_merged]
         buried = sum(run.tombs.left for run in runs)
         messages = sum(run.messages.left for run in runs)
         all_live = sum(live.values())
-        if buried * 2 > messages and all_live > GARBAGE_BYTES:
+        if buried * 2 > messages and all_live > limits.schedule_garbage_bytes:
             return runs  # tombs and what they bury meet only where all are
-        if sum(run.size_bytes for run in runs) < 2 * all_live + GARBAGE_BYTES:
+        if sum(run.size_bytes for run in runs) < 2 * all_live + limits.schedule_garbage_bytes:
             return []
         runs.sort(key=lambda run: live[run.ledger_id] / max(run.foot.message_bytes, 1))
         chosen: list[Run] = []
         size_bytes = 0
         for run in runs:
             size_bytes += live[run.ledger_id]
-            if chosen and size_bytes > MERGE_BYTES_MAX:
+            if chosen and size_bytes > limits.schedule_merge_bytes:
                 break
             if live[run.ledger_id] * 2 < run.foot.message_bytes:
                 chosen.append(run)
@@ -179,7 +173,7 @@ class Upkeep:
 
     async def write_table(self, frozen: Frozen) -> Run:
         """The run of what was in memory, once it counts. Raises what writing raises."""
-        builder = RunBuilder(self._blocks)
+        builder = RunBuilder(self._limits.schedule_blocks)
         writer = await self._store.begin()
         try:
             for mark, due in frozen.table.kept():
@@ -273,7 +267,7 @@ class Upkeep:
         """The run that takes the place of these, once it counts. Raises what reading and writing
         raise."""
         fired = self._fired()
-        builder = RunBuilder(self._blocks)
+        builder = RunBuilder(self._limits.schedule_blocks)
         writer = await self._store.begin()
         try:
             dues_ms, sequences = array("q"), array("q")  # of tombs, which come behind

@@ -31,6 +31,7 @@ from broker.schedule.runs.blocks import Fate
 from broker.schedule.runs.builder import BlockLimits
 from broker.schedule.runs.reader import RunReader
 from broker.schedule.upkeep import Frozen, Upkeep
+from broker.settings import BrokerLimits
 from ledger.position import Position
 from ledger.schedule_runs import Covered
 from magnetar.entry import Columns, EntryView, ScheduleMark, SchedulePlace, encode_batch
@@ -91,7 +92,7 @@ class Model:
         self.upkeep = Upkeep(
             core, self.runs, self.reader, SystemClock(),
             self.never, lambda: self.durable_mark, lambda: self.oldest_ledger, lambda: None,
-            lambda _error: None, SMALL,
+            lambda _error: None, BrokerLimits(schedule_blocks=SMALL),
         )
 
     async def never(self) -> Covered:

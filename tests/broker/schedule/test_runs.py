@@ -7,7 +7,6 @@ import asyncio
 
 import pytest
 
-from broker.schedule import upkeep
 from broker.schedule.interface import ScheduleAnswer
 from broker.settings import BrokerLimits
 from broker.topic import Topic
@@ -188,11 +187,11 @@ async def test_answers_stay_exact_when_memory_was_flushed_and_the_owner_changed(
         assert topic.schedule.count == 49
 
 
-async def test_runs_are_merged_and_spent_ones_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "RUNS_MAX", 3)
-    monkeypatch.setattr(upkeep, "MERGED_AT_ONCE", 4)
+async def test_runs_are_merged_and_spent_ones_dropped() -> None:
     async with world() as made:
-        node = await made.broker()
+        node = await made.broker(
+            limits=BrokerLimits(schedule_runs=3, schedule_runs_merged=4)
+        )
         places: list[SchedulePlace] = []
         topic = await node.topic()
         publisher = await Publisher.open(node, "p")
@@ -231,10 +230,9 @@ async def test_runs_are_merged_and_spent_ones_dropped(monkeypatch: pytest.Monkey
 async def test_one_far_message_does_not_keep_what_came_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("broker.schedule.schedule.LEDGER_BYTES", 10_000)
     monkeypatch.setattr("ledger.schedule_log.MAX_LEDGER_BYTES", 5_000)
     async with world() as made:
-        node = await made.broker()
+        node = await made.broker(limits=BrokerLimits(schedule_ledger_bytes=10_000))
         publisher = await Publisher.open(node, "p")
         far = await schedule(publisher, (b"far", node.clock.wall_ms() + 1_000 * HOUR_MS))
         for _ in range(20):
