@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magnetar.acknowledgements import Acknowledgement
+    from magnetar.admin.schedule_values import ScheduleOutcome
     from magnetar.batch_receive_policy import BatchReceivePolicy
     from magnetar.client import Client
     from magnetar.consuming import Consumer
@@ -71,6 +72,7 @@ __all__ = [
     "RedeliveryBackoff",
     "RedriveReport",
     "Reply",
+    "ScheduleOutcome",
     "ScheduledId",
     "Ticket",
     "Tickets",
@@ -103,6 +105,7 @@ _HOMES = {
     "RedeliveryBackoff": "redelivery_backoff",
     "RedriveReport": "redrive",
     "Reply": "requests",
+    "ScheduleOutcome": "admin.schedule_values",
     "ScheduledId": "scheduled_id",
     "Ticket": "ticket",
     "Tickets": "ticket",

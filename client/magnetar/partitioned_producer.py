@@ -13,6 +13,7 @@ from itertools import accumulate
 from types import TracebackType
 from typing import Any, Final
 
+from magnetar.admin.schedule_values import ScheduleOutcome
 from magnetar.backoff import Backoff
 from magnetar.batch import OVERHEAD_BYTES
 from magnetar.connection import Connections
@@ -24,8 +25,10 @@ from magnetar.partitioned_tickets import PartitionedTickets
 from magnetar.producer import Producer, as_bytes
 from magnetar.producer_core import ROOM_SHARE
 from magnetar.routing import MessageRouter, OutgoingMessage, RoundRobin, chosen, hash_of
+from magnetar.scheduled_id import ScheduledId
 from magnetar.ticket import Ticket, Tickets
 from magnetar.topic import TopicName
+from magnetar.topic_schedule import TopicSchedule
 from magnetar.topic_watch import TopicWatches
 
 OPENED_AT_ONCE: Final = 16
@@ -65,6 +68,7 @@ class PartitionedProducer:
     ) -> None:
         self._connections = connections
         self._topic = topic
+        self._schedule = TopicSchedule(connections, topic.full)
         self._wanted = partitions
         self._make = make
         self._watches = watches
@@ -265,6 +269,21 @@ class PartitionedProducer:
                 contents[at:stop], properties, tag, time_to_live))
             at, before = stop, ends[stop - 1]
         return PartitionedTickets(pieces)
+
+    async def cancel(self, scheduled_id: ScheduledId) -> ScheduleOutcome:
+        """See `Producer.cancel`; the id says which partition has it."""
+        if self._end is not None:
+            raise self._end
+        return await self._schedule.cancel(scheduled_id)
+
+    async def reschedule(
+        self, scheduled_id: ScheduledId, *, deliver_at: int | None = None,
+        deliver_after: timedelta | float | None = None,
+    ) -> ScheduleOutcome:
+        """See `Producer.reschedule`; it stays in its partition."""
+        if self._end is not None:
+            raise self._end
+        return await self._schedule.reschedule(scheduled_id, deliver_at, deliver_after)
 
     async def flush(self) -> None:
         """Wait until everything sent before is durable.

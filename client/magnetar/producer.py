@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 
+from magnetar.admin.schedule_values import ScheduleOutcome
 from magnetar.backoff import Backoff
 from magnetar.batch import Batch, Options
 from magnetar.connection import PRODUCE, Connections, Stream
@@ -25,8 +25,11 @@ from magnetar.errors import (
     SequenceOverlap,
 )
 from magnetar.producer_core import ProducerCore
+from magnetar.scheduled_id import ScheduledId
+from magnetar.send_options import options_of
 from magnetar.ticket import Ticket, Tickets, announce, settled
 from magnetar.topic import TopicName
+from magnetar.topic_schedule import TopicSchedule
 from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.errors import RETRYABLE, to_exception
 from magnetar.wire.frames import encode_batches
@@ -44,6 +47,7 @@ class Producer:
         self._topic = topic
         self._partition = topic.partition
         self._core = core
+        self._schedule = TopicSchedule(connections, topic.full)
         self._properties = dict(properties)
         self._access_mode = access_mode
         self._topic_epoch = 0
@@ -144,9 +148,9 @@ class Producer:
             or event_timestamp is not None or deliver_at is not None or deliver_after is not None
             or tag is not None or time_to_live is not None
         ):
-            options = self._options(
-                properties, partition_key, ordering_key, event_timestamp, deliver_at,
-                deliver_after, tag, time_to_live)
+            options = options_of(
+                self._connections.clock, properties, partition_key, ordering_key,
+                event_timestamp, deliver_at, deliver_after, tag, time_to_live)
         batch = self._core.add(content, options, sequence_id)
         if self._waker is not None:
             self._wake()
@@ -171,8 +175,8 @@ class Producer:
             contents = [as_bytes(content) for content in contents]
         parts: list[tuple[Batch, int, int]] = []
         if properties or tag is not None or time_to_live is not None:
-            options = self._options(
-                properties, None, None, None, None, None, tag, time_to_live)
+            options = options_of(
+                self._connections.clock, properties, tag=tag, time_to_live=time_to_live)
             for content in contents:
                 batch = await self._add_waiting(content, options)
                 parts.append((batch, len(batch.payloads) - 1, 1))
@@ -215,6 +219,27 @@ class Producer:
         if self._waker is not None:
             self._wake()
         return Tickets([(added, 0, added.count)], self._partition)
+
+    async def cancel(self, scheduled_id: ScheduledId) -> ScheduleOutcome:
+        """Do not deliver a message that was to be delivered later. The answer is certain and
+        durable: CANCELLED (now, or before), DELIVERED (too late), or UNKNOWN.
+
+        Raises InvalidArgument for what names no message of this topic's schedule, and
+        ConnectionFailed or OperationTimeout without an answer: then ask again.
+        """
+        if self._end is not None:
+            raise self._end
+        return await self._schedule.cancel(scheduled_id)
+
+    async def reschedule(
+        self, scheduled_id: ScheduledId, *, deliver_at: int | None = None,
+        deliver_after: timedelta | float | None = None,
+    ) -> ScheduleOutcome:
+        """Deliver it at another time, earlier or later, given as in `send`; its id stays. MOVED,
+        or DELIVERED, CANCELLED (before) or UNKNOWN; raises what `cancel` raises."""
+        if self._end is not None:
+            raise self._end
+        return await self._schedule.reschedule(scheduled_id, deliver_at, deliver_after)
 
     async def flush(self) -> None:
         """Wait until everything sent before is durable.
@@ -453,31 +478,6 @@ class Producer:
             self._stream = None
         self._tell(self._core.fail_all(error))
 
-    def _options(
-        self, properties: Mapping[str, str] | None, partition_key: str | None,
-        ordering_key: str | None, event_timestamp: int | None, deliver_at: int | None,
-        deliver_after: timedelta | float | None, tag: str | None,
-        time_to_live: timedelta | float | None,
-    ) -> Options:
-        if deliver_after is not None:
-            if deliver_at is not None:
-                raise InvalidArgument("give deliver_at or deliver_after, not both")
-            deliver_at = self._connections.clock.wall_ms() + _milliseconds(deliver_after)
-        for time_ms in (event_timestamp, deliver_at):
-            if time_ms is not None and not 0 <= time_ms < 2**63:
-                raise InvalidArgument(f"{time_ms} is no time in milliseconds since the epoch")
-        if deliver_at is not None:
-            deliver_at = max(deliver_at, 1)  # in an entry 0 stands for "at once"
-        if tag is not None and not is_tag(tag):
-            raise InvalidArgument(f"{tag!r} is no tag: some text without blanks, | and *")
-        copied = dict(properties) if properties else None
-        size_bytes = sum(map(_text_bytes, (partition_key or "", ordering_key or "", tag or "")))
-        for key, value in (copied or {}).items():
-            size_bytes += _text_bytes(key) + _text_bytes(value) + 8
-        return Options(
-            copied, partition_key, ordering_key, event_timestamp, deliver_at, tag,
-            None if time_to_live is None else _time_to_live_ms(time_to_live), size_bytes)
-
 
 _ACCESS_MODES = {
     ProducerAccessMode.Shared: pb.PRODUCER_SHARED,
@@ -485,35 +485,6 @@ _ACCESS_MODES = {
     ProducerAccessMode.WaitForExclusive: pb.PRODUCER_WAIT_FOR_EXCLUSIVE,
     ProducerAccessMode.ExclusiveWithFencing: pb.PRODUCER_EXCLUSIVE_WITH_FENCING,
 }
-
-
-def _milliseconds(span: timedelta | float) -> int:
-    seconds = span.total_seconds() if isinstance(span, timedelta) else span
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        raise InvalidArgument(f"{span!r} is no span of time: give a timedelta or seconds")
-    return round(seconds * 1000)
-
-
-def _time_to_live_ms(span: timedelta | float) -> int:
-    found = _milliseconds(span)
-    if not 0 < found < 2**63:
-        raise InvalidArgument(f"a time_to_live of {span!r} is not at least a millisecond")
-    return found
-
-
-def is_tag(text: object) -> bool:
-    """Whether a consumer can ask for it."""
-    return isinstance(text, str) and bool(text) and "|" not in text and text != "*" and not any(
-        map(str.isspace, text))
-
-
-def _text_bytes(text: object) -> int:
-    if not isinstance(text, str):
-        raise InvalidArgument(f"keys and properties are str, not {type(text).__name__}")
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidArgument(f"{text!r} is not valid Unicode") from error
 
 
 def as_bytes(content: object) -> bytes:

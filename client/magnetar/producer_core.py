@@ -115,7 +115,9 @@ class ProducerCore:
             raise ProducerQueueFull(
                 f"{self.pending_bytes} bytes wait already; await ready() or use send_many()"
             )
-        if sequence_id is not None and not self._last_added < sequence_id <= MAX_SEQUENCE_ID:
+        if sequence_id is not None and not (
+            isinstance(sequence_id, int) and self._last_added < sequence_id <= MAX_SEQUENCE_ID
+        ):
             raise InvalidArgument(
                 f"sequence id {sequence_id} does not follow {self._last_added}; ids must grow"
             )

@@ -1,12 +1,15 @@
-"""A cluster in memory and a client of it."""
+"""A cluster in memory and a client of it; a real broker for what blocks."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from magnetar.client import Client
+from tests.broker.administered import admin_served
+from tests.broker.world import world
 from tests.client.memory_broker import MemoryCluster
 
 
@@ -22,3 +25,19 @@ async def cluster() -> AsyncIterator[MemoryCluster]:
 async def client(cluster: MemoryCluster) -> AsyncIterator[Client]:
     async with Client(cluster.url) as client:
         yield client
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Of a broker on in-memory bookies, served by the SDK's loop: gRPC wants one a process."""
+    from magnetar.sync import THREAD
+
+    stack = AsyncExitStack()
+
+    async def start() -> str:
+        made = await stack.enter_async_context(world())
+        return (await stack.enter_async_context(admin_served(made))).url
+
+    found = THREAD.run(start())
+    yield found
+    THREAD.run(stack.aclose())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -19,24 +17,6 @@ from magnetar.enums import InitialPosition
 from magnetar.errors import InvalidArgument, MagnetarError, ResourceInUse, TopicNotFound
 from magnetar.message_id import MessageId
 from magnetar.sync import Client
-from tests.broker.administered import admin_served
-from tests.broker.world import world
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    """Of a broker on in-memory bookies, served by the SDK's loop: gRPC wants one a process."""
-    from magnetar.sync import THREAD
-
-    stack = AsyncExitStack()
-
-    async def start() -> str:
-        made = await stack.enter_async_context(world())
-        return (await stack.enter_async_context(admin_served(made))).url
-
-    found = THREAD.run(start())
-    yield found
-    THREAD.run(stack.aclose())
 
 
 class Shell:

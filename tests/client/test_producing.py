@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -85,6 +86,21 @@ async def test_a_time_to_live_is_stored_with_the_message(
     stored, many = map(EntryView, cluster.topic("t").entries)
     assert [stored.expires_after_ms(index) for index in range(3)] == [0, 1_500, 86_400_000]
     assert [many.expires_after_ms(index) for index in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize("given", [
+    {"deliver_at": 1.7e12}, {"deliver_at": "1"}, {"deliver_at": -1}, {"event_timestamp": 0.5},
+    {"sequence_id": 0.5}, {"deliver_after": "1"}, {"deliver_at": 1, "deliver_after": 1},
+])
+async def test_a_bad_option_is_refused_and_does_no_harm(
+    client: Client, cluster: MemoryCluster, given: dict[str, Any]
+) -> None:
+    async with await client.create_producer("t") as producer:
+        with pytest.raises(InvalidArgument):
+            producer.send(b"bad", **given)
+        await producer.send(b"good")
+
+    assert cluster.topic("t").payloads() == [b"good"]
 
 
 @pytest.mark.parametrize("fault", ["lose", "refuse", "twice", "skip", "unavailable"])

@@ -6,10 +6,9 @@ import time
 
 import pytest
 
-from magnetar import ConsumerType, InitialPosition
-from magnetar.admin.schedule_values import ScheduleOutcome
+from magnetar import ConsumerType, InitialPosition, ScheduledId, ScheduleOutcome
 from magnetar.errors import OperationTimeout
-from tests.features.cluster import FeatureCluster, client_of
+from tests.features.cluster import FeatureCluster, client_of, kill_owner
 
 MESSAGES = 50
 
@@ -74,3 +73,33 @@ async def test_what_waits_is_listed_counted_cancelled_and_moved(
     assert (cancelled, again, moved, too_late) == (
         ScheduleOutcome.CANCELLED, ScheduleOutcome.CANCELLED, ScheduleOutcome.MOVED,
         ScheduleOutcome.DELIVERED)
+
+
+@pytest.mark.parametrize("partitions", [0, 2])
+async def test_a_producer_cancels_and_moves_its_own_across_a_loss_of_the_owner(
+    cluster: FeatureCluster, topic: str, partitions: int
+) -> None:
+    async with client_of(cluster) as client:
+        await client.admin.topics.create(topic, partitions)
+        consumer = await client.subscribe(
+            topic, "s", initial_position=InitialPosition.Earliest)
+        producer = await client.create_producer(topic, "p")
+        ids = [await producer.send(b"%d" % number, partition_key="k", deliver_after=3600)
+               for number in range(3)]
+        assert all(isinstance(one, ScheduledId) for one in ids)
+
+        cancelled = await producer.cancel(ids[0])
+        owned = f"{topic}-partition-{ids[0].partition}" if partitions else topic
+        killed = await kill_owner(cluster, owned)
+        again = await producer.cancel(ids[0])
+        moved = await producer.reschedule(ids[1], deliver_after=0.2)
+        early = await consumer.receive(30_000)
+        too_late = await producer.cancel(ids[1])
+        left = await client.admin.schedule.list(topic)
+        await cluster.restart(killed)
+
+    assert (cancelled, again, moved, too_late) == (
+        ScheduleOutcome.CANCELLED, ScheduleOutcome.CANCELLED, ScheduleOutcome.MOVED,
+        ScheduleOutcome.DELIVERED)
+    assert (early.data, early.scheduled_id) == (b"1", ids[1])
+    assert [one.scheduled_id for one in left.messages] == [ids[2]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 
-from magnetar.admin.transport import READS, SERVICE
+from magnetar.admin.transport import REPEATABLE, SERVICE
 from magnetar.backoff import Backoff
 from magnetar.connection import Connections, LinkLost
 from magnetar.errors import ConnectionFailed, MagnetarError, OperationTimeout
@@ -16,7 +16,7 @@ from magnetar.wire.errors import to_exception
 class AnyBroker:
     """Asks one broker after the other, beginning with the last that answered.
 
-    A call that changes something is made again only while it is certain that no broker did it.
+    One that must not be done twice is made again only while it is certain that no broker did it.
     """
 
     def __init__(self, connections: Connections) -> None:
@@ -68,10 +68,12 @@ class AnyBroker:
         except (LinkLost, OperationTimeout) as error:
             if isinstance(error, LinkLost):
                 connections.forget(address)
-            if method in READS:
+            if method in REPEATABLE:
                 return error
             raise type(error)(f"whether {method} was done is unknown, look before trying again:"
                               f" {error}") from error
         # Every reply has its error in the first field.
         told = pb.DoneReply.FromString(answer).error
-        return to_exception(told) if told.code == broker_pb2.NOT_OWNER else answer
+        again = told.code == broker_pb2.NOT_OWNER or (
+            told.code == broker_pb2.UNAVAILABLE and method in REPEATABLE)
+        return to_exception(told) if again else answer

@@ -7,6 +7,7 @@ from magnetar.admin.schedule_values import ScheduleOutcome, SchedulePage
 from magnetar.admin.topics import MAX_INT64, count, full
 from magnetar.admin.transport import Transport, ask
 from magnetar.errors import InvalidArgument
+from magnetar.message_id import MessageId
 from magnetar.scheduled_id import ScheduledId
 from magnetar.wire import admin_pb2 as pb
 
@@ -45,7 +46,7 @@ class Schedule:
     async def cancel(self, topic: str, scheduled_id: ScheduledId) -> ScheduleOutcome:
         """Do not deliver it. CANCELLED, DELIVERED (too late) or UNKNOWN."""
         request = pb.CancelScheduledRequest(
-            topic=full(topic), scheduled_id=id_message(scheduled_id)
+            topic=full(topic), scheduled_id=id_message(_checked(scheduled_id))
         )
         return _outcome(
             await ask(self._transport, "CancelScheduled", request, pb.ScheduleOutcomeReply)
@@ -57,12 +58,25 @@ class Schedule:
         """Deliver it at that time instead. MOVED, DELIVERED (too late), CANCELLED (before) or
         UNKNOWN."""
         request = pb.MoveScheduledRequest(
-            topic=full(topic), scheduled_id=id_message(scheduled_id),
+            topic=full(topic), scheduled_id=id_message(_checked(scheduled_id)),
             deliver_at_ms=count(deliver_at_ms, "deliver_at_ms", MAX_INT64),
         )
         return _outcome(
             await ask(self._transport, "MoveScheduled", request, pb.ScheduleOutcomeReply)
         )
+
+
+def _checked(scheduled_id: object) -> ScheduledId:
+    """Raises InvalidArgument for what can name no message that waits."""
+    if isinstance(scheduled_id, MessageId):
+        raise InvalidArgument(f"{scheduled_id} is in the topic already: only what was sent with"
+                              " deliver_at or deliver_after, and has a ScheduledId, can wait")
+    if not isinstance(scheduled_id, ScheduledId):
+        raise InvalidArgument(f"give a ScheduledId, not {scheduled_id!r}")
+    if scheduled_id.entry_id < 0:
+        raise InvalidArgument(f"{scheduled_id} says only that the message was scheduled before;"
+                              " the schedule's list has its id")
+    return scheduled_id
 
 
 def _outcome(reply: pb.ScheduleOutcomeReply) -> ScheduleOutcome:

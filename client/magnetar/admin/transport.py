@@ -17,7 +17,10 @@ READS = frozenset({
     "SubscriptionStats", "PeekMessages", "GetMessage", "LastMessageIds", "ListBrokers",
     "ListBookies", "WhySpace", "ListScheduled", "CountScheduled",
 })
-"""Calls that change nothing, so that they may be made again when an answer was lost."""
+"""Calls that change nothing."""
+REPEATABLE = READS | {"CancelScheduled", "MoveScheduled"}
+"""Calls that end the same when they are made twice, so that they are made again when an answer
+was lost."""
 
 Reply = TypeVar("Reply", bound=Message)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self
 
+from magnetar.admin.schedule_values import ScheduleOutcome
 from magnetar.errors import MagnetarError, ProducerQueueFull
 from magnetar.message_id import MessageId
 from magnetar.partitioned_producer import AnyProducer
@@ -91,6 +92,18 @@ class Producer:
     ) -> None:
         """Queue messages, waiting for room only; `flush` tells whether they are durable."""
         THREAD.run(self._producer.send_many(contents, properties, tag, time_to_live))
+
+    def cancel(self, scheduled_id: ScheduledId) -> ScheduleOutcome:
+        """Do not deliver what was to be delivered later; see the asynchronous `cancel`."""
+        return THREAD.run(self._producer.cancel(scheduled_id))
+
+    def reschedule(
+        self, scheduled_id: ScheduledId, *, deliver_at: int | None = None,
+        deliver_after: timedelta | float | None = None,
+    ) -> ScheduleOutcome:
+        """Deliver it at another time; see the asynchronous `reschedule`."""
+        return THREAD.run(self._producer.reschedule(
+            scheduled_id, deliver_at=deliver_at, deliver_after=deliver_after))
 
     def flush(self) -> None:
         """Wait until everything sent is durable; raises the first error among it."""
