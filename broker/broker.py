@@ -38,6 +38,7 @@ from broker.ownership import Decision, Ownership, Probe, Verdict
 from broker.producer_session import ProducerSession
 from broker.publishing import TopicCounters
 from broker.schedule.memory import ScheduleMemory
+from broker.schedule_rounds import ScheduleRounds
 from broker.settings import BrokerSettings
 from broker.tail_cache import TailCache
 from broker.topic import Topic
@@ -151,6 +152,10 @@ class Broker:
             store, resolver, self.registry, self.ownership, self.directory, settings.broker_id,
             self.existing_topic, self._deletion.finish, clock, settings.limits,
         )
+        self.schedule_rounds = ScheduleRounds(
+            store, self.registry, self.ownership, self.directory, settings.broker_id,
+            lambda: self.serving, self.existing_topic, clock, settings.limits,
+        )
         self._held_back: dict[str, Owner] = {}
         self._watches: dict[str, Cancel] = {}
         self._cancels: list[Cancel] = []
@@ -189,6 +194,7 @@ class Broker:
             loop.create_task(self._maintain_forever(), name="maintenance"),
             loop.create_task(self._reopen_gate_forever(), name="gate"),
             loop.create_task(self.rounds.run(), name="rounds over unused topics"),
+            loop.create_task(self.schedule_rounds.run(), name="rounds over schedules"),
         ]
 
     async def stop(self) -> None:
@@ -312,6 +318,7 @@ class Broker:
             mine.incarnation != self._registration.incarnation
         ):
             self._check_replaced()
+        self.schedule_rounds.look_soon()
         for name, owner in list(self._held_back.items()):
             alive = self.directory.get(owner.broker_id)
             if alive is None or alive.incarnation != owner.incarnation:
@@ -529,6 +536,8 @@ class Broker:
 
     def _closed(self, topic: Topic) -> None:
         self.registry.remove(topic)
+        if topic.memory is None and topic.schedule.count:
+            self.schedule_rounds.left(topic.name)
         self._held_back.pop(topic.name, None)
         cancel = self._watches.pop(topic.name, None)
         if cancel is not None:

@@ -117,6 +117,13 @@ class BrokerLimits:
     topic_round_reads_a_second: float = 50.0
     topic_round_visits_a_second: float = 5.0
     """Topics loaded in such a round."""
+    schedule_round_interval_s: float = 5.0
+    """Pause between two rounds over the topics that have a schedule and that nobody may have
+    loaded; a broker's end begins one at once."""
+    schedule_round_reads_a_second: float = 200.0
+    """Records of such topics read again whose owner seemed alive."""
+    schedule_round_visits_at_once: int = 8
+    """Topics loaded at a time in such a round."""
     probe_timeout_s: float = 0.3
     takeovers_a_second: float = 200.0
     """Probe-based takeovers a broker may do; what is above waits for the owner's session."""

@@ -109,7 +109,7 @@ class TopicRounds:
                 return record.deleting and alive.broker_id == self._broker_id
             if record.every_ledger:
                 return True  # it died with the topic, and may have left work
-        if record.deleting or record.doomed_ledgers:
+        if record.deleting or record.doomed_ledgers or record.has_schedule:
             return True
         if not record.ledgers:
             return False

@@ -158,8 +158,8 @@ class TopicState:
 
     @property
     def checkpoint_is_due(self) -> bool:
-        """Something was stored since the last checkpoint."""
-        return self._since_entries > 0
+        """Something was stored since the last checkpoint, by this owner or one before."""
+        return self._since_entries > 0 or self.schedule.position > self.schedule.durable_position
 
     def checkpoint(self, on_done: OnDone) -> None:
         """Write the sources that changed, and from where on the log is to be replayed."""

@@ -187,6 +187,8 @@ class ScheduleLog:
             self._ends[one.ledger_id] = EntryId(one.entries - 1)
             self._sizes[one.ledger_id] = one.size_bytes
         await self._forget(empty)
+        if opened is not None:
+            await self._owned.mark_scheduled(opened)
 
     async def may_name(self, ledger_id: LedgerId) -> bool:
         """See `ChainKeeper`."""

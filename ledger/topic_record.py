@@ -93,6 +93,20 @@ class OwnedTopic:
             return True
         return ledger_id in record.every_ledger
 
+    async def mark_scheduled(self, ledger_id: LedgerId) -> None:
+        """Have brokers find the topic for its schedule when nobody has it loaded. Raises
+        LedgerFenced when the session ended; goes on asking while the metadata does not answer."""
+        pause_s = self._limits.metadata_retry_min_s
+        while self._fenced is None:
+            try:
+                return await self._topics.scheduled.mark(self.record.name, ledger_id)
+            except ConnectionLoss:
+                await self._clock.sleep(pause_s)
+                pause_s = min(pause_s * 2, self._limits.metadata_retry_max_s)
+            except (AlreadyClosed, SessionExpired) as error:
+                self.fence(str(error))
+        raise self._fenced
+
     async def drop_deleted(self) -> None:
         """Name doomed ledgers no more that are gone. Raises LedgerFenced."""
         if self.deleted:

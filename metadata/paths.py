@@ -8,6 +8,7 @@
                                                 partitioned topic: its number of partitions
     /partitioned/TENANT/NAMESPACE/BB/TOPIC      which of them are partitioned
     /generations/TENANT/NAMESPACE               changes when a namespace's topics do
+    /scheduled/BB/LEDGER-TOPIC                  a topic has this ledger in its schedule
     /ledgers/next                               the next free ledger id
     /ledgers/by-id/HHHHHHHHHH/MMM/LLL           a ledger, by its id in hexadecimal
     /bookies/registered/BOOKIE  (ephemeral)     a live bookie
@@ -31,6 +32,7 @@ from magnetar.ids import BookieId, BrokerId, LedgerId
 CLUSTER: Final = "/cluster"
 CLUSTER_POLICIES: Final = "/policies/cluster"
 TENANTS: Final = "/tenants"
+SCHEDULED: Final = "/scheduled"
 NEXT_LEDGER: Final = "/ledgers/next"
 LEDGERS: Final = "/ledgers/by-id"
 BOOKIES: Final = "/bookies/registered"
@@ -98,6 +100,20 @@ def topic_generation(tenant_name: str, namespace_name: str) -> str:
     return f"/generations/{encode_name(tenant_name)}/{encode_name(namespace_name)}"
 
 
+def scheduled_topic(name: str, ledger_id: LedgerId) -> str:
+    """Says that the topic of this full name has this ledger in its schedule; names of one bucket
+    sort by ledger."""
+    bucket = zlib.crc32(name.encode()) & 0xFF
+    local = encode_name(name.removeprefix(PERSISTENT))
+    return f"{SCHEDULED}/{bucket:02x}/{_ledger_number(ledger_id):016x}-{local}"
+
+
+def scheduled_topic_of(part: str) -> tuple[str, LedgerId]:
+    """The topic's full name and the ledger, of the last part of a `scheduled_topic`."""
+    number, _, local = part.partition("-")
+    return PERSISTENT + decode_name(local), LedgerId(int(number, 16))
+
+
 def topic_policies_of(tenant_name: str, namespace_name: str) -> str:
     """The folder of the buckets of policies of a namespace's topics."""
     return f"/policies/topics/{encode_name(tenant_name)}/{encode_name(namespace_name)}"
@@ -119,11 +135,14 @@ def _topic_part(name: str) -> str:
 
 def ledger(ledger_id: LedgerId) -> str:
     """Raises InvalidArgument for a negative id or one above 63 bits."""
+    number = _ledger_number(ledger_id)
+    return f"{LEDGERS}/{number >> 24:010x}/{number >> 12 & 0xFFF:03x}/{number & 0xFFF:03x}"
+
+
+def _ledger_number(ledger_id: LedgerId) -> int:
     if not 0 <= ledger_id < 1 << 63:
         raise InvalidArgument(f"not a ledger id: {ledger_id}")
-    return (
-        f"{LEDGERS}/{ledger_id >> 24:010x}/{ledger_id >> 12 & 0xFFF:03x}/{ledger_id & 0xFFF:03x}"
-    )
+    return ledger_id
 
 
 def ledgers_beside(ledger_id: LedgerId) -> str:

@@ -13,6 +13,7 @@ from magnetar.ids import BrokerId, LedgerId
 from metadata import paths
 from metadata.cas import create_settled, delete_settled, put_settled
 from metadata.records import Json, RecordReader, encode_record
+from metadata.scheduled_topics import ScheduledTopics
 from metadata.store import Cancel, MetadataStore, child_names
 
 NO_LEDGER_ID: Final = LedgerId(-1)
@@ -82,6 +83,11 @@ class TopicRecord:
     schedule_covered: tuple[int, int] = NOTHING_COVERED
     schedule_covered_sequence: int = 0
     unknown_fields: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    @property
+    def has_schedule(self) -> bool:
+        """Messages may wait in it to be due."""
+        return bool(self.schedule_ledgers or self.schedule_runs)
 
     @property
     def every_ledger(self) -> tuple[LedgerId, ...]:
@@ -212,6 +218,7 @@ class TopicRepository:
 
     def __init__(self, store: MetadataStore) -> None:
         self._store = store
+        self.scheduled = ScheduledTopics(store)
 
     async def create(self, record: TopicRecord) -> int:
         """Answers the version; raises AlreadyExists."""

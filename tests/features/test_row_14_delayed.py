@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+
+import pytest
 
 from magnetar import InitialPosition
 from tests.features.cluster import FeatureCluster, client_of, kill_owner
 
 MESSAGES, SPREAD_MS = 500, 2_000
+FOUND_WITHIN_S = 10.0
+"""A topic that lost its owner is loaded by then."""
 
 
 def now_ms() -> int:
@@ -60,3 +65,33 @@ async def test_the_schedule_outlives_its_owner(cluster: FeatureCluster, topic: s
 
     assert received == list(range(100))
     assert not early
+
+
+@pytest.mark.parametrize("restarted", [True, False], ids=["all restarted", "owner dead"])
+async def test_it_fires_though_nobody_asks_for_its_topic(
+    cluster: FeatureCluster, topic: str, restarted: bool
+) -> None:
+    async with client_of(cluster) as client:
+        producer = await client.create_producer(topic)
+        due_ms = now_ms() + 3_000
+        await producer.send(b"wake up", deliver_at=due_ms)
+        owner = await cluster.owner_of(topic)
+    killed = cluster.broker_names if restarted else (owner,)
+
+    for name in killed:
+        await cluster.kill(name)
+    if restarted:
+        for name in killed:
+            await cluster.restart(name)
+    up_ms = max(due_ms, now_ms())
+    await asyncio.sleep((up_ms - now_ms()) / 1000 + (1 if cluster.in_process else FOUND_WITHIN_S))
+    asked_ms = now_ms()
+
+    async with client_of(cluster) as client:
+        consumer = await client.subscribe(
+            topic, "s", initial_position=InitialPosition.Earliest)
+        message = await consumer.receive(30_000)
+        stored = await client.admin.messages.get(topic, message.message_id)
+    for name in () if restarted else killed:
+        await cluster.restart(name)
+    assert due_ms <= stored.append_timestamp < asked_ms
