@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,14 @@ def test_cores_load_nothing_that_cannot_be_simulated(core: str) -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_the_code_map_names_what_there_is() -> None:
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
+    code_map = text[text.index("## Code map"):text.index("### Who may import whom")]
+    rooms = [*REPOSITORY.glob("[a-z]*/"), REPOSITORY / "client" / "magnetar"]
+    there = {path.stem for room in rooms for path in (room, *room.glob("*"))}
+
+    named = {name.split(".")[0] for name in re.findall(r"`([a-z_0-9.]+)`", code_map)}
+
+    assert named - there == set()

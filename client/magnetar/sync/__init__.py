@@ -1,7 +1,8 @@
 """The SDK for programs without an event loop: one thread runs the loop of all clients.
 
 Every call blocks until it has its result. `Producer.send` waits until its message is durable, as
-such programs expect; `send_many` and `send_async` only wait for room.
+such programs expect; `send_many` and `send_async` only wait for room. Start reading at
+`loop_thread`, then at `client`.
 """
 
 from __future__ import annotations
