@@ -49,6 +49,8 @@ from magnetar.runtime.network import Buffer
 
 NOTHING: Final = ScheduleMark(-1, -1)
 """Before everything."""
+SWEEP_AT: Final = 1_024
+"""So many sources, and twice those in use, may be in the heap before the spent ones leave it."""
 
 
 class State(Enum):
@@ -180,11 +182,10 @@ class ScheduleCore:
 
     def _find(self, place: SchedulePlace) -> tuple[PendingBatch, int] | None:
         """The batch in memory in which the message waits, or waited last."""
-        tables = [self._active] if self._frozen is None else [self._active, self._frozen]
-        for table in tables:
+        for table in self._tables:
             if (moved := table.moved.get(place)) is not None:
                 return moved, 0
-        for table in tables:
+        for table in self._tables:
             if (found := table.find(place)) is not None:
                 return found
         return None
@@ -268,10 +269,18 @@ class ScheduleCore:
         self.history.moved(target.place, batch.least, record)
 
     def _drop(self, batch: PendingBatch) -> None:
-        """Nothing of it waits any more; the heap forgets it when it comes to it."""
+        """Nothing of it waits any more; the heap forgets it in time."""
         if not self._active.drop(batch) and self._frozen is not None:
             return  # a run is being made of it
         batch.release()
+        in_use = len(self.runs) + sum(len(table.batches) for table in self._tables)
+        if len(self._heap) > SWEEP_AT + 2 * in_use:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget sources of which nothing fires any more, however late their turn would come."""
+        self._heap = [one for one in self._heap if one[3].head is not None]
+        heapq.heapify(self._heap)
 
     # -- firing --------------------------------------------------------------------------------
 
@@ -352,18 +361,18 @@ class ScheduleCore:
 
     def _buried(self, mark: tuple[int, int]) -> bool | None:
         """Whether the message under this mark, in a run, is not to fire; None: not loaded."""
-        for table in (self._active, self._frozen):
-            if table is not None and mark in table.tombs:
-                return True
-        return self._tombs.holds(mark)
+        return self.is_buried(mark) or self._tombs.holds(mark)
 
     # -- from memory to runs -------------------------------------------------------------------
 
     @property
     def memory_bytes(self) -> int:
         """Of what waits in memory, and of what is being written to a run."""
-        frozen = self._frozen.size_bytes if self._frozen is not None else 0
-        return self._active.size_bytes + frozen + self.history.size_bytes
+        return sum(table.size_bytes for table in self._tables) + self.history.size_bytes
+
+    @property
+    def _tables(self) -> tuple[Memtable, ...]:
+        return (self._active,) if self._frozen is None else (self._active, self._frozen)
 
     @property
     def frozen(self) -> Memtable | None:
@@ -389,6 +398,7 @@ class ScheduleCore:
         for batch in frozen.batches.values():
             batch.release()
         self.replace_runs((), run)
+        self._sweep()
 
     def is_needed(self, place: SchedulePlace, oldest_ledger: int) -> bool:
         """Whether somebody who asks for a message that was cancelled or moved could be misled, if
@@ -469,8 +479,7 @@ class ScheduleCore:
     @property
     def oldest(self) -> tuple[int, int] | None:
         """The oldest record of which something waits in memory; None: none."""
-        tables = (self._frozen, self._active)
-        found = [table.oldest for table in tables if table is not None]
+        found = [table.oldest for table in self._tables]
         return min((one for one in found if one is not None), default=None)
 
     def oldest_needed(self, oldest_ledger: int) -> tuple[int, int] | None:
@@ -481,11 +490,9 @@ class ScheduleCore:
 
     def waiting(self, after: ScheduleMark) -> Iterator[Waiting]:
         """Those that wait in memory, behind `after`, in the order in which they fire."""
-        tables = [table for table in (self._frozen, self._active) if table is not None]
-        streams = [table.waiting(max(after, self.handed)) for table in tables]
+        streams = [table.waiting(max(after, self.handed)) for table in self._tables]
         return heapq.merge(*streams, key=lambda waiting: waiting[0])
 
-    def is_buried(self, mark: ScheduleMark) -> bool:
+    def is_buried(self, mark: tuple[int, int]) -> bool:
         """Memory knows that the message under this mark, in a run, is not to fire."""
-        tables = (self._frozen, self._active)
-        return any(table is not None and mark in table.tombs for table in tables)
+        return any(mark in table.tombs for table in self._tables)

@@ -48,7 +48,7 @@ class PendingBatch:
             len(batch) + BATCH_OVERHEAD_BYTES + MESSAGE_OVERHEAD_BYTES * self.count
         )
         self._withdrawn = 0
-        self._kept: tuple[int, int, EntryView] | None = None
+        self._kept: tuple[int, int] | None = None
         self._view: EntryView | None = None
         self._order: array[int] | None = None
         if not all(map(le, dues_ms, islice(dues_ms, 1, None))):
@@ -125,7 +125,7 @@ class PendingBatch:
 
     def keep(self) -> None:
         """What waits now is what `kept` gives from here on, whatever becomes of it."""
-        self._kept = (self.at, self._withdrawn, self.view)
+        self._kept = (self.at, self._withdrawn)
 
     def kept(self) -> Iterator[Waiting]:
         """What waited when `keep` was called, in order."""
@@ -140,11 +140,10 @@ class PendingBatch:
     def waiting(self, after: ScheduleMark) -> Iterator[Waiting]:
         """Those that are still to fire, behind `after`, in their order."""
         if self.left:
-            yield from self._from(self.at, self._withdrawn, self.view, after)
+            yield from self._from(self.at, self._withdrawn, after)
 
-    def _from(
-        self, start: int, withdrawn: int, view: EntryView, after: ScheduleMark
-    ) -> Iterator[Waiting]:
+    def _from(self, start: int, withdrawn: int, after: ScheduleMark) -> Iterator[Waiting]:
+        view = self.view  # those who look go on when it was released meanwhile
         for at in range(start, self.count):
             index = self.index(at)
             mark = self.mark_of(index)
@@ -152,7 +151,7 @@ class PendingBatch:
                 yield mark, Due(view, index, self.place_of(index))
 
     def release(self) -> None:
-        """Nothing of it fires any more."""
+        """Nothing of it fires any more; whoever still refers to it holds little."""
         self.left = 0
         self.batch = b""
         self._view = None

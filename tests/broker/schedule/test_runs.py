@@ -4,10 +4,13 @@ before."""
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
+from broker.schedule import core
 from broker.schedule.interface import ScheduleAnswer
+from broker.schedule.pending_batch import PendingBatch
 from broker.settings import BrokerLimits
 from broker.topic import Topic
 from ledger.schedule_runs import UNFINISHED
@@ -338,3 +341,34 @@ async def test_owners_change_while_everything_happens(seed: int) -> None:
         assert marks == sorted(marks)  # type: ignore[type-var]
         assert (await node.topic()).schedule.count == 0
         assert await stored(node) == messages
+
+
+def batches_alive() -> int:
+    gc.collect()
+    return sum(isinstance(one, PendingBatch) for one in gc.get_objects())
+
+
+async def test_what_is_in_a_run_is_not_in_memory_any_more() -> None:
+    async with world() as made:
+        node = await made.broker(limits=BrokerLimits())
+        before = batches_alive()
+        await fill(node, 400)
+        assert batches_alive() == before + 20
+
+        await flushed(await node.topic())
+
+        assert batches_alive() == before
+
+
+async def test_what_was_cancelled_is_not_in_memory_until_it_would_be_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(core, "SWEEP_AT", 4)
+    async with world() as made:
+        node = await made.broker(limits=BrokerLimits())
+        before = batches_alive()
+        places = await fill(node, 400)
+
+        await (await node.topic()).schedule.cancel(places)
+
+        assert batches_alive() <= before + 4
