@@ -14,9 +14,9 @@ from broker.conversation import MessagePosition
 from broker.cursor import Cursor, OrdinalBitmap, full_mask
 from broker.dispatch.flights import Key
 from broker.dispatch.returns import Returns
-from broker.redelivery import RedeliveryCounts
+from broker.redelivery import RedeliveryCounts, records_of
 from broker.settings import BrokerLimits
-from broker.state_records import Acknowledged, Redelivered, StateRecord
+from broker.state_records import Acknowledged, StateRecord
 from broker.topic_log import TopicLog
 from magnetar.errors import InvalidArgument, MagnetarError
 from magnetar.runtime.clock import Clock
@@ -74,6 +74,11 @@ class Acknowledging:
             since_s is not None
             and self._clock.monotonic_s() - since_s > self._limits.state_stall_s
         )
+
+    @property
+    def _unwritten(self) -> bool:
+        """Something changed since the last write."""
+        return self._dirty or self._host.counts.changed
 
     # --- what consumers say
 
@@ -198,7 +203,7 @@ class Acknowledging:
 
     def _settle_with(self, on_done: OnDone) -> None:
         writing = self._writing_since_s is not None
-        if not self._host.durable or not (self._dirty or writing):
+        if not self._host.durable or not (self._unwritten or writing):
             self._dirty = self._dirty and self._host.durable
             self._delta = OrdinalBitmap()
             on_done(None)
@@ -221,9 +226,8 @@ class Acknowledging:
         host = self._host
         if self._writing_since_s is not None or self._closed:
             return
-        counts = host.counts.take_changes()
-        if counts:
-            host.write_state(Redelivered(host.name, counts), lambda _error: None)
+        for failed in records_of(host.name, host.counts.take_changes()):
+            host.write_state(failed, lambda _error: None)
         if not self._dirty and not self._waiting:
             return
         floor, waiting = host.cursor.floor, self._waiting
@@ -242,7 +246,7 @@ class Acknowledging:
                 host.position_moved()
             for on_done in waiting:
                 on_done(error)
-            if error is None and (self._dirty or self._waiting):
+            if error is None and (self._unwritten or self._waiting):
                 self.schedule_flush()
             if stalled:
                 host.wake()
@@ -250,9 +254,10 @@ class Acknowledging:
         host.write_state(record, written)
 
     async def flushed(self) -> None:
-        """Wait until everything acknowledged so far is durable; raises what prevents it."""
+        """Wait until everything said so far, of what is done and of what failed, is durable;
+        raises what prevents it."""
         if self._closed or not self._host.durable or not (
-            self._dirty or self._writing_since_s is not None or self._waiting
+            self._unwritten or self._writing_since_s is not None or self._waiting
         ):
             return
         done: asyncio.Future[MagnetarError | None] = asyncio.get_running_loop().create_future()

@@ -130,8 +130,8 @@ class Expiry:
             return
         first = entry.first_ordinal
         self._given[first] = self._given.get(first, 0) | mask
-        for part, deliveries in self._host.counts.split(first, mask):
-            self._give(self._dead_letters, entry, part, deliveries)
+        for part, history in self._host.counts.split(first, mask):
+            self._give(self._dead_letters, entry, part, history.count)
 
     def _give(
         self, dead_letters: DeadLetters, entry: StoredEntry, mask: int, deliveries: int

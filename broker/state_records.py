@@ -86,15 +86,24 @@ class OptionsSet:
 
 @dataclass(frozen=True, slots=True)
 class RedeliveryCount:
-    """Messages of the entry beginning at `first_ordinal` (`mask`) went out `count` times again."""
+    """Messages of the entry beginning at `first_ordinal` (`mask`) went out `count` times again.
+    `due_ms`: not again before that time of the wall clock, `delay_ms` after they failed.
+    `reason`: why they did the last time. `holds`: later messages of their keys wait for them,
+    where the subscription says so."""
 
     first_ordinal: int
     mask: int
     count: int
+    due_ms: int = 0
+    delay_ms: int = 0
+    reason: str = ""
+    holds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Redelivered:
+    """Stored as REDELIVERED where there are counts alone, else as FAILED."""
+
     name: str
     counts: tuple[RedeliveryCount, ...]
 
@@ -238,6 +247,7 @@ class _Kind(IntEnum):
     SCHEDULE_SOURCES_ADVANCED = 25
     TOPIC_EPOCH = 32
     LOG_LENGTH = 34
+    FAILED = 36
 
 
 class _Writer:
@@ -386,6 +396,8 @@ def encode(record: StateRecord) -> bytes:
 
 
 def _write_redelivered(record: Redelivered) -> _Writer:
+    if any(one.due_ms or one.reason or one.holds for one in record.counts):
+        return _write_failed(record)
     out = _Writer(_Kind.REDELIVERED)
     out.text(record.name)
     out.number(len(record.counts))
@@ -393,6 +405,26 @@ def _write_redelivered(record: Redelivered) -> _Writer:
         out.number(count.first_ordinal)
         out.bitmap(count.mask)
         out.number(count.count)
+    return out
+
+
+def _write_failed(record: Redelivered) -> _Writer:
+    """Each reason is stored once; of a message its place is, 0 for none."""
+    out = _Writer(_Kind.FAILED)
+    out.text(record.name)
+    reasons = dict.fromkeys(one.reason for one in record.counts if one.reason)
+    out.number(len(reasons))
+    for reason in reasons:
+        out.text(reason)
+    places = {reason: place for place, reason in enumerate(reasons, 1)}
+    out.number(len(record.counts))
+    for count in record.counts:
+        out.number(count.first_ordinal)
+        out.bitmap(count.mask)
+        out.number(count.count << 1 | count.holds)
+        out.number(count.due_ms)
+        out.number(count.delay_ms)
+        out.number(places.get(count.reason, 0))
     return out
 
 
@@ -468,6 +500,20 @@ def _read_redelivered(data: _Reader) -> Redelivered:
     )
 
 
+def _read_failed(data: _Reader) -> Redelivered:
+    name = data.text()
+    reasons = ["", *(data.text() for _ in range(data.number()))]
+    counts = []
+    for _ in range(data.number()):
+        first, mask = data.number(), data.bitmap()
+        count, due_ms, delay_ms, place = (data.number() for _ in range(4))
+        if place >= len(reasons):
+            raise CorruptRecord("a state record names a reason that it does not hold")
+        counts.append(RedeliveryCount(
+            first, mask, count >> 1, due_ms, delay_ms, reasons[place], bool(count & 1)))
+    return Redelivered(name, tuple(counts))
+
+
 def _read_planned(data: _Reader) -> ForwardPlanned:
     name, target, first, count = data.text(), data.text(), data.number(), data.number()
     return ForwardPlanned(name, target, first, tuple(
@@ -492,6 +538,7 @@ _READERS: dict[int, Callable[[_Reader], StateRecord]] = {
     _Kind.ACKNOWLEDGED: _read_acknowledged,
     _Kind.CURSOR_RESET: lambda data: CursorReset(data.text(), data.number()),
     _Kind.REDELIVERED: _read_redelivered,
+    _Kind.FAILED: _read_failed,
     _Kind.SOURCES_ADVANCED: lambda data: SourcesAdvanced(
         tuple(_read_source(data) for _ in range(data.number()))
     ),

@@ -29,7 +29,7 @@ from broker.dispatch.mode import Mode
 from broker.dispatch.returns import Failure
 from broker.dispatcher import Dispatcher
 from broker.expiry import Expiry
-from broker.redelivery import RedeliveryCounts
+from broker.redelivery import RedeliveryCounts, records_of
 from broker.settings import BrokerLimits
 from broker.state_records import (
     Acknowledged,
@@ -424,9 +424,7 @@ class Subscription:
         for start in range(0, len(chunks), 256):
             part = tuple(chunks[start : start + 256])
             records.append(Acknowledged(self.name, self.cursor.floor, part))
-        counts = self.counts.snapshot()
-        for start in range(0, len(counts), 10_000):
-            records.append(Redelivered(self.name, counts[start : start + 10_000]))
+        records += records_of(self.name, self.counts.snapshot())
         return records
 
     def write_state(
@@ -484,8 +482,8 @@ class Subscription:
             except MagnetarError:
                 continue  # not a message of this topic, or unreadable now: it stays unacknowledged
             mask &= ~self.cursor.mask(entry.first_ordinal, entry.count)
-            for part, redelivered in self.counts.split(entry.first_ordinal, mask) if mask else ():
-                self.dispatcher.returns.lost(entry, part, redelivered, failure)
+            for part, before in self.counts.split(entry.first_ordinal, mask) if mask else ():
+                self.dispatcher.returns.lost(entry, part, before, failure)
         self._acknowledging.schedule_flush()
         self.dispatcher.schedule()
 

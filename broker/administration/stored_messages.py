@@ -110,7 +110,7 @@ def _wanted_of(
         return
     view, name = _view_of(entry), TopicName.parse(topic.name)
     wanted = subscription.filter.compiled()
-    for part, redelivered in subscription.counts.split(entry.first_ordinal, mask):
+    for part, history in subscription.counts.split(entry.first_ordinal, mask):
         for index in indexes_of(part):
             if wanted is None or wanted.wants(view, index):
-                yield message_of(entry, view, index, name, redelivered)
+                yield message_of(entry, view, index, name, history.count)

@@ -11,6 +11,7 @@ from broker.cursor import full_mask, lowest_bits
 from broker.dispatch.desk import Desk, Piece
 from broker.dispatch.returns import Order, Returns, keyed_of
 from broker.dispatch.waiting import Wait, WaitingEntry
+from broker.redelivery import NEVER_FAILED, History
 from broker.stored_entry import StoredEntry
 from broker.subscription_stats import Block
 from magnetar.errors import InvalidFrame
@@ -195,9 +196,9 @@ class OrderedTurn:
         desk, order = self._desk, self._order
         first, keys = entry.first_ordinal, self._keys_of(entry)
         parts = desk.host.counts.split(first, mask)
-        if len(parts) > 1 or parts[0][1]:
-            for part, redelivered in parts:
-                self._sort_redelivered(entry, keys, part, redelivered)
+        if len(parts) > 1 or parts[0][1] is not NEVER_FAILED:
+            for part, history in parts:
+                self._sort_redelivered(entry, keys, part, history)
             return
         if keys is None:
             desk.spare.append(Piece(entry, mask, 0, "", None, True))
@@ -208,7 +209,7 @@ class OrderedTurn:
         if found.anybody:
             desk.spare.append(Piece(entry, found.anybody, 0, "", keys, True))
         if found.aside:
-            self._set_aside(entry, keys, found.aside, 0)
+            self._set_aside(entry, keys, found.aside, NEVER_FAILED)
 
     def _keys_of(self, entry: StoredEntry) -> Keys | None:
         """The key of each message; None when none has one, or when they cannot be read: then
@@ -219,27 +220,30 @@ class OrderedTurn:
             return None
 
     def _sort_redelivered(
-        self, entry: StoredEntry, keys: Keys | None, mask: int, redelivered: int
+        self, entry: StoredEntry, keys: Keys | None, mask: int, history: History
     ) -> None:
-        """Messages that were delivered before, by an earlier owner of the topic or mode."""
-        if 0 < self._desk.host.max_deliveries <= redelivered:
-            self._returns.given_up(entry, mask, keys, redelivered)
+        """Messages that failed before, at an earlier owner of the topic or in another mode."""
+        if self._returns.kept_back(entry, mask, keys, history):
             return
         keyed = keyed_of(keys, mask) if keys is not None else 0
         if keyed and keys is not None:
-            self._set_aside(entry, keys, keyed, redelivered)
+            self._set_aside(entry, keys, keyed, history)
             self._look_again = True
         if mask & ~keyed:
-            self._desk.spare.append(Piece(entry, mask & ~keyed, redelivered, "", keys, True))
+            self._desk.spare.append(Piece(
+                entry, mask & ~keyed, history.count, history.reason, keys, True))
 
-    def _set_aside(
-        self, entry: StoredEntry, keys: Keys, mask: int, redelivered: int
-    ) -> None:
+    def _set_aside(self, entry: StoredEntry, keys: Keys, mask: int, history: History) -> None:
         desk, key = self._desk, (entry.ledger_id, entry.entry_id)
         holder: WaitingEntry = desk.waiting.entry(key, entry.first_ordinal, entry.count, keys)
-        wait = Wait.TURN if redelivered else Wait.PATH
-        desk.waiting.add(holder, mask, redelivered, "", wait, ordered=True)
-        self._order.set_aside(entry.first_ordinal, keys, mask, holder, fresh=not redelivered)
+        again = history.count > 0 or history.holds
+        desk.waiting.add(
+            holder, mask, history.count, history.reason, Wait.TURN if again else Wait.PATH,
+            ordered=True)
+        if history.holds:
+            self._order.kept(entry.first_ordinal, keys, mask, holder, failed=True, now=True)
+        else:
+            self._order.set_aside(entry.first_ordinal, keys, mask, holder, fresh=not again)
         desk.bodies.keep(entry)
 
     def _sort_spare(self) -> None:
@@ -257,4 +261,5 @@ class OrderedTurn:
             if found.anybody:
                 desk.spare.append(piece._replace(mask=found.anybody))
             if found.aside:
-                self._set_aside(entry, piece.keys, found.aside, piece.redelivered)
+                self._set_aside(
+                    entry, piece.keys, found.aside, History(piece.redelivered, reason=piece.reason))

@@ -50,12 +50,9 @@ class PlainTurn:
         return True
 
     def _sort_redelivered(self, entry: StoredEntry, mask: int) -> None:
-        """Messages some of which were delivered before, by an earlier owner of the topic."""
-        desk = self._desk
-        most, found = desk.host.max_deliveries, []
-        for part, redelivered in desk.host.counts.split(entry.first_ordinal, mask) if mask else ():
-            if 0 < most <= redelivered:
-                self._returns.given_up(entry, part, None, redelivered)
-            else:
-                found.append(Piece(entry, part, redelivered, "", None, True))
+        """Messages some of which failed before, at an earlier owner of the topic."""
+        desk, found = self._desk, []
+        for part, history in desk.host.counts.split(entry.first_ordinal, mask) if mask else ():
+            if not self._returns.kept_back(entry, part, None, history):
+                found.append(Piece(entry, part, history.count, history.reason, None, True))
         desk.queue(desk.spare, found)

@@ -14,8 +14,8 @@ from broker.dead_letter_port import DeadLetters
 from broker.dispatch.bodies import Bodies
 from broker.dispatch.flights import Flights, Key
 from broker.dispatch.key_order import KeyOrder
-from broker.dispatch.waiting import Wait, Waiting, WaitingEntry, WaitingPart, kept_reason
-from broker.redelivery import RedeliveryCounts
+from broker.dispatch.waiting import REASON_BYTES, Wait, Waiting, WaitingEntry, WaitingPart
+from broker.redelivery import History, RedeliveryCounts, first_bytes
 from broker.stored_entry import StoredEntry
 from magnetar.errors import MagnetarError
 from magnetar.runtime.clock import Clock
@@ -94,36 +94,53 @@ class Returns:
         for key in list(consumer.held):
             self.take_back(consumer, key, -1, LEFT)
 
-    def lost(self, entry: StoredEntry, mask: int, redelivered: int, failure: Failure) -> None:
+    def lost(self, entry: StoredEntry, mask: int, before: History, failure: Failure) -> None:
         """As `take_back`, of messages that were out and are not tracked."""
         self._again(
             (entry.ledger_id, entry.entry_id), entry.first_ordinal, entry.count, None, mask,
-            redelivered, "", failure, was_out=False,
+            before.count, before.reason, failure, was_out=False,
         )
 
-    def given_up(
-        self, entry: StoredEntry, mask: int, keys: Sequence[str | None] | None, deliveries: int
-    ) -> None:
-        """Messages of the log that have failed too often before they were read just now."""
-        self._again(
+    def kept_back(
+        self, entry: StoredEntry, mask: int, keys: Sequence[str | None] | None, history: History
+    ) -> bool:
+        """Whether messages of the log, which were read just now and had failed before, are not
+        to go out yet, or not at all: then they are taken care of."""
+        delay_s = history.left_s(self._clock.wall_ms()) if history.due_ms else 0.0
+        if not delay_s and not 0 < self._host.max_deliveries <= history.count:
+            return False
+        self._wait(
             (entry.ledger_id, entry.entry_id), entry.first_ordinal, entry.count, keys, mask,
-            deliveries, "", Failure(counted=False), was_out=False,
+            history.count, history.reason, delay_s, holds=history.holds, was_out=False,
         )
+        return True
 
     def _again(
         self, key: Key, first: int, count: int, keys: Sequence[str | None] | None, mask: int,
         redelivered: int, reason: str, failure: Failure, *, was_out: bool,
     ) -> None:
-        if failure.counted:
-            redelivered += 1
-            self._host.counts.set(first, mask, redelivered)
-        reason = kept_reason(failure.reason) or reason
-        most = self._host.max_deliveries
+        reason = first_bytes(failure.reason, REASON_BYTES) or reason
+        holds = failure.holds and (failure.counted or failure.delay_s > 0)
+        if failure.counted or failure.delay_s > 0:
+            redelivered += failure.counted
+            delay_ms = round(failure.delay_s * 1000)
+            due_ms = self._clock.wall_ms() + delay_ms if delay_ms else 0
+            self._host.counts.set(
+                first, mask, History(redelivered, due_ms, delay_ms, reason, holds))
+        self._wait(
+            key, first, count, keys, mask, redelivered, reason, failure.delay_s, holds=holds,
+            was_out=was_out,
+        )
+
+    def _wait(
+        self, key: Key, first: int, count: int, keys: Sequence[str | None] | None, mask: int,
+        redelivered: int, reason: str, delay_s: float, *, holds: bool, was_out: bool,
+    ) -> None:
         due_s = 0.0
-        if 0 < most <= redelivered:
+        if 0 < self._host.max_deliveries <= redelivered:
             wait = Wait.BURIAL
-        elif failure.delay_s > 0:
-            wait, due_s = Wait.TIME, self._clock.monotonic_s() + failure.delay_s
+        elif delay_s > 0:
+            wait, due_s = Wait.TIME, self._clock.monotonic_s() + delay_s
         else:
             wait = Wait.TURN
         entry = self._waiting.entry(key, first, count, keys)
@@ -133,7 +150,6 @@ class Returns:
         if mask & ~keyed:
             self._waiting.add(entry, mask & ~keyed, redelivered, reason, wait, due_s)
         if keyed and self.order is not None and keys is not None:
-            holds = failure.holds and (failure.counted or failure.delay_s > 0)
             put_back = self.order.returned if was_out else self.order.kept
             put_back(
                 first, keys, keyed, entry, failed=holds or wait is Wait.BURIAL,

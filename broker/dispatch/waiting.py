@@ -250,11 +250,3 @@ class Waiting:
         self._times.clear()
         self._order.clear()
         self.messages = [0] * len(Wait)
-
-
-def kept_reason(reason: str) -> str:
-    """So much of it as is kept."""
-    raw = reason.encode()
-    if len(raw) <= REASON_BYTES:
-        return reason
-    return raw[:REASON_BYTES].decode(errors="ignore")

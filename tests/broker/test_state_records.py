@@ -45,6 +45,11 @@ RECORDS: dict[str, StateRecord] = {
     "redelivered": Redelivered(
         "s", (RedeliveryCount(9, 0b101, 2), RedeliveryCount(1 << 40, 1, 300))
     ),
+    "failed": Redelivered("s", (
+        RedeliveryCount(9, 0b101, 2, 1_700_000_000_000, 60_000, "größe", True),
+        RedeliveryCount(1 << 40, 1, 300),
+        RedeliveryCount(7, 1, 0, 5, 300, "größe"),
+    )),
     "sources_advanced": SourcesAdvanced((
         SourceProgress("p", False, 3, 41, 0, (StoredBatch(40, 41, 7, 0), StoredBatch(2, 2, 1, 9))),
         SourceProgress("~1-1", True, 1, -1, 1_700_000_000_000, ()),

@@ -141,7 +141,8 @@ class Conversation:
             case messages.Redeliver() if self._consumer is not None:
                 self._consumer.redeliver(message.positions)
             case messages.GiveBack() if self._consumer is not None:
-                self._process.world.watch.returned(self._consumer, message.positions)
+                self._process.world.watch.returned(
+                    self._consumer, message.positions, message.delay_ms)
                 self._consumer.negative(
                     message.positions, message.delay_ms, counted=message.counted)
 

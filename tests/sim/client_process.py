@@ -6,7 +6,13 @@ import asyncio
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from broker.conversation import Delivery, InitialPosition, MessagePosition, OpenConsumer
+from broker.conversation import (
+    Delivery,
+    HoldFailedKeys,
+    InitialPosition,
+    MessagePosition,
+    OpenConsumer,
+)
 from broker.state_records import SubscriptionKind
 from magnetar.batch import Batch, Options
 from magnetar.entry import EntryView, parse_prefix
@@ -254,7 +260,7 @@ class SimConsumer(Client):
         world, config = self.world, self.world.config
         stream.send(messages.Subscribe(OpenConsumer(
             world.topic, self.subscription, self.kind, InitialPosition.EARLIEST,
-            consumer_name=self.name,
+            consumer_name=self.name, hold_failed_keys=HoldFailedKeys.PASS,
             max_deliveries=0 if self.final else config.max_deliveries,
         ), relay))
         await stream.receive(OPEN_TIMEOUT_S)

@@ -215,7 +215,7 @@ class ClusterWorld(World):
         owed = {
             (m.producer, m.sequence_id) for m in history.acks
         } - history.consume_asked - dead
-        await self.within("what was not acknowledged is delivered again", 30.0,
+        await self.within("what was not acknowledged is delivered again", 60.0,
                           lambda: owed <= final.received)
         await asyncio.sleep(0.6)
         final.stop()

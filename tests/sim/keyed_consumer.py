@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TICK_S = 0.03
 HOLD_S = 0.15
 """A message is with its consumer for twice that at most, unless it is kept until it leaves."""
-AGAIN_MS = 120_000
+AGAIN_MS = 20_000
 """What is never acknowledged must not keep fresh messages from their turn for ever."""
 DELAYS_MS = (0, 0, 20, 120, 400)
 

@@ -76,6 +76,8 @@ class KeyedWatch:
         self._serving_epoch = 0
         """The newest owner that has delivered anything: by then all before it are fenced."""
         self._views: dict[object, OwnerView] = {}
+        self._delayed: set[Spot] = set()
+        """Later ones of their keys may pass them, also at the next owner, unless keys hold."""
 
     def _view(self, session: ConsumerSession) -> OwnerView:
         subscription = session._subscription
@@ -123,11 +125,15 @@ class KeyedWatch:
 
         return done
 
-    def returned(self, session: ConsumerSession, positions: Sequence[MessagePosition]) -> None:
+    def returned(
+        self, session: ConsumerSession, positions: Sequence[MessagePosition], delay_ms: int = 0
+    ) -> None:
         """To be called before the broker is."""
         view = self._view(session)
         for position in positions:
             spot = (position.ledger_id, position.entry_id, position.batch_index)
+            if delay_ms:
+                self._delayed.add(spot)
             if view.holders.get(spot) is session:
                 self._free(view, spot)
 
@@ -149,7 +155,8 @@ class KeyedWatch:
             self._tell(f"{number} {message.name} of {together} at {spot} goes to {session.name}"
                        f" while {holder.name} has messages of it ({view.owner})")
         if spot not in view.seen:
-            if spot < view.highest.get(key, spot):
+            passed = spot in self._delayed and not session._subscription.dispatcher.mode.hold
+            if spot < view.highest.get(key, spot) and not passed:
                 self._tell(f"{number} {message.name} of {key} at {spot} comes for the first time"
                            f" after {view.highest[key]} ({view.owner})")
             view.seen[spot] = together
