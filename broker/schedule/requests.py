@@ -48,11 +48,16 @@ class Requests:
         left = list(dict.fromkeys(places))
         while left:
             self._schedule.refuse_if_closing()
-            in_runs = {place: await self._mark_elsewhere(place) for place in left}
+            in_runs = {
+                place: await self._mark_elsewhere(place) for place in left
+                if self._schedule.core.look_up(place) is None
+            }
             targets: list[Target] = []
             others: dict[SchedulePlace, Known | None] = {}
             for place in left:  # without a wait from here on, until they are recorded
-                known = self._look_up(place, in_runs[place])
+                known = self._look_up(place, in_runs.get(place))
+                if known is None and place not in in_runs:
+                    continue  # it went from memory to a run meanwhile: look there
                 if known is not None and known.state is State.WAITING:
                     targets.append(Target(known.mark, place))
                 else:

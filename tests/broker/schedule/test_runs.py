@@ -190,6 +190,34 @@ async def test_answers_stay_exact_when_memory_was_flushed_and_the_owner_changed(
         assert topic.schedule.count == 49
 
 
+async def test_what_a_run_takes_over_while_another_is_looked_for_is_still_found() -> None:
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node, "p")
+        due_ms = node.clock.wall_ms() + HOUR_MS
+        in_run = place_of(await schedule(publisher, (b"1", due_ms)))
+        topic = await node.topic()
+        await flushed(topic)
+        in_memory = place_of(await schedule(publisher, (b"2", due_ms)))
+        bookies = [made.ground.bookies[name] for name in BOOKIES]
+        for bookie in bookies:
+            bookie.held = True
+        cancelling = asyncio.ensure_future(topic.schedule.cancel([in_memory, in_run]))
+        await settle()
+        late = [answer for bookie in bookies for answer in bookie.waiting]
+        for bookie in bookies:
+            bookie.waiting.clear()
+            bookie.release()
+        await flushed(topic)
+        waited = bool(late) and not cancelling.done()
+        for answer in late:
+            answer()
+
+        assert waited
+        assert await cancelling == [ScheduleAnswer.CANCELLED, ScheduleAnswer.CANCELLED]
+        assert topic.schedule.count == 0
+
+
 async def test_runs_are_merged_and_spent_ones_dropped() -> None:
     async with world() as made:
         node = await made.broker(
