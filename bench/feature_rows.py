@@ -15,6 +15,7 @@ from typing import Final
 from bench.children import answer
 from bench.load import Paced
 from bench.magnetar_rows import in_loop, new_topic, next_number, resident_mb
+from bench.order_rows import global_order, scaling_up
 from bench.percentiles import Figures, latencies_ms
 from bench.scheduled_rows import overdue, scheduled
 from bench.soak import soak
@@ -258,6 +259,8 @@ MEASURES: Final[dict[str, Callable[[ProcessCluster, bool], Figures]]] = {
     "holes": holes,
     "filters": filters,
     "group-changes": group_changes,
+    "scaling-up": scaling_up,
+    "global-order": global_order,
     "slow-consumers": slow_consumers,
     "soak": soak,
     "scheduled": scheduled,

@@ -140,6 +140,14 @@ ROWS: Final = (
         (Target("changing_gap_ms", most=1_000),),
     ),
     Row(
+        "scaling-up", "three join one key_shared consumer, until the rate is twice as high",
+        Kind.FEATURE, (Target("rise_s", most=2), Target("disorder", most=0)),
+    ),
+    Row(
+        "global-order", "four producers: one topic in one order beside one of four partitions",
+        Kind.FEATURE, (), runs=1,
+    ),
+    Row(
         "slow-consumers", "publish p99 at 1,000/s beside five slow consumers", Kind.FEATURE,
         (Target("p99_ratio", most=1.2),), runs=1,
     ),
