@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from broker.broker import Broker
@@ -39,19 +38,11 @@ class ConsumerStream:
 
     async def run(self, opening: pb.OpenConsumer, frames: AsyncIterator[bytes]) -> None:
         """Serve until the stream ends."""
-        writing = asyncio.ensure_future(self._writer.run())
-        reading = asyncio.ensure_future(self._serve(opening, frames))
         try:
-            await asyncio.wait({writing, reading}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                reading.result()
-                await writing
+            await self._writer.run_beside(self._serve(opening, frames))
         finally:
-            reading.cancel()
-            writing.cancel()
             if self._session is not None:
                 self._session.close()
-            await asyncio.gather(reading, writing, return_exceptions=True)
 
     async def _serve(self, opening: pb.OpenConsumer, frames: AsyncIterator[bytes]) -> None:
         try:

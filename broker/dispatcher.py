@@ -11,59 +11,34 @@ import asyncio
 from typing import Protocol
 
 from broker.consumer_session import ConsumerSession
-from broker.cursor import Cursor
-from broker.dead_letter_port import DeadLetters
 from broker.dispatch.bodies import Bodies
 from broker.dispatch.choice import choice_of
-from broker.dispatch.desk import Desk
+from broker.dispatch.desk import Desk, DeskHost
 from broker.dispatch.flights import Flight, Flights, Key, Part
 from broker.dispatch.key_order import KeyOrder
 from broker.dispatch.mode import Mode
 from broker.dispatch.ordered_turn import OrderedTurn
 from broker.dispatch.plain_turn import PlainTurn
-from broker.dispatch.returns import Order, Returns
+from broker.dispatch.returns import Order, Returns, ReturnsHost
 from broker.dispatch.waiting import Waiting
-from broker.expiry import Expiry
-from broker.filtered_log import FilteredLog
+from broker.filtered_log import FilteredLog, FilterHost
 from broker.log_reader import LogReader
-from broker.redelivery import RedeliveryCounts
 from broker.settings import BrokerLimits
-from broker.stored_entry import StoredEntry
 from broker.topic_log import TopicLog
 from broker.traffic import TrafficCounter
 from ledger.position import Position
 from magnetar.runtime.clock import Clock
-from tenants.policies import TopicPolicies
 
 TURN_BYTES = 1 << 20
 
 
-class DispatchHost(Protocol):
-    """What a dispatcher needs of its subscription."""
-
-    name: str
-    cursor: Cursor
-    epoch: int
-    counts: RedeliveryCounts
-    expiry: Expiry
-
-    @property
-    def policies(self) -> TopicPolicies: ...
-
-    @property
-    def max_deliveries(self) -> int:
-        """Of a message, before it is given up; 0: any number."""
-
-    @property
-    def dead_letters(self) -> DeadLetters: ...
+class DispatchHost(DeskHost, ReturnsHost, FilterHost, Protocol):
+    """What a dispatcher and its parts need of their subscription."""
 
     def may_dispatch(self) -> bool: ...
 
     def turn_ended(self) -> None:
         """All was handed out that could be."""
-
-    def passed_over(self, entry: StoredEntry, mask: int) -> None:
-        """See FilterHost."""
 
 
 class Dispatcher:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 Context = Any  # grpc.aio.ServicerContext[bytes, bytes], of which the stubs know no raw form
@@ -45,7 +45,21 @@ class StreamWriter:
             self._finished = True
             self._something.set()
 
-    async def run(self) -> None:
+    async def run_beside(self, reading: Coroutine[Any, Any, None]) -> None:
+        """Write while the client's frames are read, until either ends; raises what ended the
+        reading."""
+        tasks = writing, reader = asyncio.ensure_future(self._run()), asyncio.ensure_future(reading)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if reader.done():
+                reader.result()
+                await writing
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
         """Write until finished."""
         while True:
             await self._something.wait()

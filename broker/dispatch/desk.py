@@ -65,7 +65,8 @@ class DeskHost(Protocol):
     def policies(self) -> TopicPolicies: ...
 
     @property
-    def max_deliveries(self) -> int: ...
+    def max_deliveries(self) -> int:
+        """Of a message, before it is given up; 0: any number."""
 
 
 class Desk:

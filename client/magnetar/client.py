@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from magnetar.batch_receive_policy import BatchReceivePolicy
+from magnetar.closable import Closable
 from magnetar.connection import Connections, ConnectionSettings
 from magnetar.consumer import TopicConsumer
 from magnetar.consumer_options import ConsumerOptions
@@ -56,6 +55,7 @@ from magnetar.redrive import RedriveOptions, RedriveReport, redrive
 from magnetar.routing import MessageRouter
 from magnetar.runtime.clock import Clock, SystemClock
 from magnetar.service_url import ServiceUrl
+from magnetar.together import all_done
 from magnetar.topic import TopicName
 from magnetar.topic_choice import TopicPattern, Topics, chosen_topics
 from magnetar.topic_watch import TopicWatches
@@ -68,7 +68,7 @@ Part = TypeVar(
     MultiTopicReader, PullConsumer)
 
 
-class Client(Handling):
+class Client(Handling, Closable):
     """Speaks to a cluster. Make and use it inside one event loop.
 
     `service_url` names any brokers of the cluster; without it MAGNETAR_SERVICE_URL counts, then
@@ -355,22 +355,11 @@ class Client(Handling):
             await self._close_parts()
 
     async def _close_parts(self) -> None:
-        results = await asyncio.gather(
-            *(part.close() for part in self._parts), return_exceptions=True)
-        await self._watches.close()
-        await self._connections.close()
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    async def __aenter__(self) -> Client:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
+        try:
+            await all_done(part.close() for part in self._parts)
+        finally:
+            await self._watches.close()
+            await self._connections.close()
 
     def _topic(self, topic: str) -> TopicName:
         self._refuse_if_closed()

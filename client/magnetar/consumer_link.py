@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NoReturn
 
 from magnetar.backoff import Backoff
 from magnetar.connection import CONSUME, Connections, Stream
@@ -21,6 +22,7 @@ from magnetar.errors import (
 )
 from magnetar.message import Message
 from magnetar.receive_queue import Position, ReceiveQueue
+from magnetar.together import until_one_fails
 from magnetar.topic import TopicName
 from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.errors import RETRYABLE, to_exception
@@ -295,7 +297,8 @@ class ConsumerLink(ABC):
                     self._unsent = [fill for fill, _ in self._requests.values()]
                     self._linked_again()
                 delivered_before = self._queue.last_handed_out
-                error = await self._serve(self._stream)
+                error = await until_one_fails(
+                    self._write(self._stream), self._read(self._stream))
                 self._stream.close()
                 self._stream = None
                 self._link_error = error
@@ -317,23 +320,7 @@ class ConsumerLink(ABC):
             self._finish(MagnetarError(f"the consumer failed: {error!r}"))
             raise
 
-    async def _serve(self, stream: Stream) -> MagnetarError:
-        """Write and read until one of them ends; answers with why."""
-        loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(work) for work in (self._write(stream), self._read(stream))]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        error = next(task.exception() for task in tasks if task in done)
-        if isinstance(error, MagnetarError):
-            return error
-        assert error is not None
-        raise error
-
-    async def _write(self, stream: Stream) -> None:
+    async def _write(self, stream: Stream) -> NoReturn:
         while True:
             request = pb.ConsumeRequest()
             anything = self._fill(request)
@@ -352,7 +339,7 @@ class ConsumerLink(ABC):
             finally:
                 self._waker = None
 
-    async def _read(self, stream: Stream) -> None:
+    async def _read(self, stream: Stream) -> NoReturn:
         while True:
             frame = await stream.read()
             deliveries = decode_deliveries(frame)

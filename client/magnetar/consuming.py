@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
-from types import TracebackType
 from typing import Self
 
 from magnetar.batch_receive_policy import BatchReceivePolicy
+from magnetar.closable import Closable
 from magnetar.enums import InitialPosition
 from magnetar.errors import EndOfTopic
 from magnetar.message import Message
@@ -15,7 +15,7 @@ from magnetar.message_id import MessageId
 from magnetar.redelivery_backoff import Delay
 
 
-class Consumer(ABC):
+class Consumer(Closable):
     """Receives a subscription's messages. Made by `Client.subscribe`; used from its loop.
 
     Each message comes at least once. A lost link is replaced behind the scenes, and does not
@@ -157,15 +157,6 @@ class Consumer(ABC):
     async def close(self) -> None:
         """Send what is acknowledged, give back what was not received, then leave the
         subscription; closing twice is fine."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __aiter__(self) -> Self:
         return self

@@ -88,7 +88,7 @@ class InterceptedProducer(Intercepting, Producer):
     """See Producer and Intercepting."""
 
 
-class InterceptedPartitionedProducer(Intercepting, PartitionedProducer):  # type: ignore[misc]
+class InterceptedPartitionedProducer(Intercepting, PartitionedProducer):
     """See PartitionedProducer and Intercepting."""
 
 

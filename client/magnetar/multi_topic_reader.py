@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
+from magnetar.closable import Closable
 from magnetar.connection import Connections
 from magnetar.enums import InitialPosition
 from magnetar.errors import EndOfTopic, InvalidArgument
@@ -22,7 +22,7 @@ MakeReader = Callable[[TopicName, Place], Reader]
 ENDS = (MessageId.earliest, MessageId.latest)
 
 
-class MultiTopicReader:
+class MultiTopicReader(Closable):
     """As Reader; order holds within a partition. Made by `Client.create_reader`.
 
     Partitions that the topic gets later are read from their first message, within seconds.
@@ -111,15 +111,6 @@ class MultiTopicReader:
     async def close(self) -> None:
         """Stop reading; closing twice is fine."""
         await self._members.close()
-
-    async def __aenter__(self) -> MultiTopicReader:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __aiter__(self) -> MultiTopicReader:
         return self

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
-from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 from magnetar.admin.schedule_values import ScheduleOutcome
 from magnetar.backoff import Backoff
 from magnetar.batch import OVERHEAD_BYTES
+from magnetar.closable import Closable
 from magnetar.connection import Connections
 from magnetar.entry import EntryView
 from magnetar.enums import HashingScheme, PartitionsRoutingMode
@@ -27,6 +27,7 @@ from magnetar.producer_core import ROOM_SHARE
 from magnetar.routing import MessageRouter, OutgoingMessage, RoundRobin, chosen, hash_of
 from magnetar.scheduled_id import ScheduledId
 from magnetar.ticket import Ticket, Tickets
+from magnetar.together import all_done
 from magnetar.topic import TopicName
 from magnetar.topic_schedule import TopicSchedule
 from magnetar.topic_watch import TopicWatches
@@ -54,7 +55,7 @@ class Routing:
     """Others may want the topic for themselves too: who has the first partition has it."""
 
 
-class PartitionedProducer:
+class PartitionedProducer(Closable):
     """Publishes to all partitions of a topic. Made by `Client.create_producer`.
 
     Order holds within a partition, so for messages of one key. Sequence ids count within a
@@ -290,7 +291,7 @@ class PartitionedProducer:
 
         Raises the first error among those messages of which no ticket has been awaited.
         """
-        await _all([one.flush() for one in self._producers])
+        await all_done([one.flush() for one in self._producers])
 
     async def close(self) -> None:
         """Flush, tell the brokers, and end; raises what `flush` raises. Twice is fine."""
@@ -304,18 +305,9 @@ class PartitionedProducer:
             growing.cancel()
             await asyncio.gather(growing, return_exceptions=True)
         try:
-            await _all([one.close() for one in self._producers])
+            await all_done([one.close() for one in self._producers])
         finally:
             self._progress()
-
-    async def __aenter__(self) -> PartitionedProducer:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     # Its partitions.
 
@@ -339,10 +331,10 @@ class PartitionedProducer:
         try:
             if self._one_first:
                 await made[0].open(deadline_s)
-            await _all([open_one(producer) for producer in made[self._one_first:]])
+            await all_done([open_one(producer) for producer in made[self._one_first:]])
         except BaseException:
             with suppress(MagnetarError):
-                await _all([producer.close() for producer in made])
+                await all_done([producer.close() for producer in made])
             raise
         for producer in made:
             producer.on_settled = self._progress
@@ -417,11 +409,3 @@ class PartitionedProducer:
 
 AnyProducer = Producer | PartitionedProducer
 """What `Client.create_producer` gives."""
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, None]] | Sequence[Awaitable[None]]) -> None:
-    """Wait for all of them, then raise the first error among them."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

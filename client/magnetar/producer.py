@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
+from typing import NoReturn
 
 from magnetar.admin.schedule_values import ScheduleOutcome
 from magnetar.backoff import Backoff
 from magnetar.batch import Batch, Options
+from magnetar.closable import Closable
 from magnetar.connection import PRODUCE, Connections, Stream
 from magnetar.enums import ProducerAccessMode
 from magnetar.errors import (
@@ -28,6 +29,7 @@ from magnetar.producer_core import ProducerCore
 from magnetar.scheduled_id import ScheduledId
 from magnetar.send_options import options_of
 from magnetar.ticket import Ticket, Tickets, announce, settled
+from magnetar.together import until_one_fails
 from magnetar.topic import TopicName
 from magnetar.topic_schedule import TopicSchedule
 from magnetar.wire import broker_pb2 as pb
@@ -35,7 +37,7 @@ from magnetar.wire.errors import RETRYABLE, to_exception
 from magnetar.wire.frames import encode_batches
 
 
-class Producer:
+class Producer(Closable):
     """Publishes to one topic. Made by `Client.create_producer`; used from the client's loop."""
 
     def __init__(
@@ -279,15 +281,6 @@ class Producer:
         finally:
             await self._stop(AlreadyClosed("the producer is closed"))
 
-    async def __aenter__(self) -> Producer:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
     # How it keeps its link.
 
     async def open(self, deadline_s: float) -> None:
@@ -335,7 +328,8 @@ class Producer:
                 if self._stream is None:
                     self._stream = await self._reconnect()
                 before = self._core.acknowledged_messages
-                error = await self._serve(self._stream)
+                error = await until_one_fails(
+                    self._write(self._stream), self._read(self._stream), self._watch_expiry())
                 if self._said_goodbye:
                     self._parted.set()
                     return
@@ -368,26 +362,7 @@ class Producer:
         finally:
             connecting.cancel()
 
-    async def _serve(self, stream: Stream) -> MagnetarError:
-        """Write, read and watch the time until one of them ends; answers with why."""
-        loop = asyncio.get_running_loop()
-        tasks = [
-            loop.create_task(work) for work in (
-                self._write(stream), self._read(stream), self._watch_expiry())
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        error = next(task.exception() for task in tasks if task in done)
-        if isinstance(error, MagnetarError):
-            return error
-        assert error is not None
-        raise error
-
-    async def _write(self, stream: Stream) -> None:
+    async def _write(self, stream: Stream) -> NoReturn:
         core = self._core
         while True:
             batches = core.next_batches()
@@ -404,11 +379,11 @@ class Producer:
             finally:
                 self._waker = None
 
-    async def _read(self, stream: Stream) -> None:
+    async def _read(self, stream: Stream) -> NoReturn:
         while True:
             self._receipts(_parsed(await stream.read()))
 
-    async def _watch_expiry(self) -> None:
+    async def _watch_expiry(self) -> NoReturn:
         while True:
             left_s = self._core.seconds_to_expiry()
             await self._connections.clock.sleep(

@@ -7,9 +7,9 @@ be gone by the time another process settles what it got.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Sequence
 
+from magnetar.closable import Closable
 from magnetar.connection import Connections
 from magnetar.consumer_options import ConsumerOptions
 from magnetar.dead_letter import short_reason
@@ -18,6 +18,7 @@ from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.pull_log import PullLog, Settlement
 from magnetar.redelivery_backoff import Delay, delay_ms_of
+from magnetar.together import all_done
 from magnetar.topic import TopicName
 
 MOST_MESSAGES = 10_000
@@ -30,7 +31,7 @@ Messages = Message | MessageId | Sequence[Message | MessageId]
 Tell = Callable[[Settlement, Message | MessageId], None]
 
 
-class PullConsumer:
+class PullConsumer(Closable):
     """Pulls from a subscription. Made by `Client.create_puller`; used from the client's loop.
 
     A message that is not settled within its lease is delivered again, counted as a failure.
@@ -164,16 +165,7 @@ class PullConsumer:
         if self._closed:
             return
         self._closed = True
-        await self._all(log.leave() for log in self._logs.values())
-
-    async def __aenter__(self) -> PullConsumer:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
+        await all_done(log.leave() for log in self._logs.values())
 
     # Inside.
 
@@ -237,13 +229,7 @@ class PullConsumer:
         given = [messages] if isinstance(messages, Message | MessageId) else messages
         for message in given:
             tell(told.setdefault(self._log_of(id_of(message)), Settlement()), message)
-        await self._all(log.settle(one) for log, one in told.items())
-
-    async def _all(self, work: Iterable[Awaitable[None]]) -> None:
-        """At the same time; raises the first error, once all are through."""
-        for result in await asyncio.gather(*work, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        await all_done(log.settle(one) for log, one in told.items())
 
 
 def id_of(message: Message | MessageId) -> MessageId:

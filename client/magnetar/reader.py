@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
+from magnetar.closable import Closable
 from magnetar.connection import Connections
 from magnetar.consumer import initial_position_of, message_id_of, put_seek, seek_request
 from magnetar.consumer_link import ConsumerLink
@@ -16,7 +15,7 @@ from magnetar.topic import TopicName
 from magnetar.wire import broker_pb2 as pb
 
 
-class Reader(ConsumerLink):
+class Reader(ConsumerLink, Closable):
     """Reads each message once and in order. Made by `Client.create_reader`.
 
     A lost link is replaced behind the scenes, going on after the last message read.
@@ -112,15 +111,6 @@ class Reader(ConsumerLink):
         if self._end is None:
             await self._say(lambda request: setattr(request, "close", True))
         await self._stop()
-
-    async def __aenter__(self) -> Reader:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __aiter__(self) -> Reader:
         return self

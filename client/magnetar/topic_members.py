@@ -13,6 +13,7 @@ from magnetar.connection import Connections
 from magnetar.consumer_link import ConsumerLink
 from magnetar.errors import AlreadyClosed, MagnetarError, OperationTimeout, TopicNotFound
 from magnetar.merged_receive import MergedReceive
+from magnetar.together import all_done
 from magnetar.topic import TopicName
 from magnetar.topic_choice import TopicPattern, expanded
 from magnetar.topic_watch import TopicWatches
@@ -215,11 +216,10 @@ class TopicMembers(Generic[Link]):
                 self.links[name.full] = link
                 self.merged.add(link)
 
-        results = await asyncio.gather(*map(open_one, names), return_exceptions=True)
-        self._share()
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        try:
+            await all_done(map(open_one, names))
+        finally:
+            self._share()
         return errors
 
     def _drop(self, gone: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from magnetar import client as asynchronous
 from magnetar.consuming import Consumer as AsyncConsumer
@@ -17,6 +17,7 @@ from magnetar.message import Message
 from magnetar.multi_topic_reader import Start
 from magnetar.redelivery_backoff import Delay
 from magnetar.redrive import RedriveReport
+from magnetar.sync.closable import Closable
 from magnetar.sync.consumer import Consumer
 from magnetar.sync.loop_thread import THREAD
 from magnetar.sync.producer import Producer
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[[Message], object])
 
 
-class Client:
+class Client(Closable):
     """Speaks to a cluster; takes what the asynchronous `Client` takes."""
 
     def __init__(self, service_url: str | None = None, **settings: Any) -> None:
@@ -162,9 +163,3 @@ class Client:
         finally:
             for executor in self._executors:
                 executor.shutdown(wait=False, cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Self
 
 from magnetar.batch_receive_policy import BatchReceivePolicy
 from magnetar.consuming import Consumer as AsyncConsumer
@@ -12,10 +11,11 @@ from magnetar.errors import EndOfTopic
 from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.redelivery_backoff import Delay
+from magnetar.sync.closable import Closable
 from magnetar.sync.loop_thread import THREAD
 
 
-class Consumer:
+class Consumer(Closable):
     """Receives a subscription's messages."""
 
     def __init__(self, consumer: AsyncConsumer) -> None:
@@ -107,12 +107,6 @@ class Consumer:
     def close(self) -> None:
         """Make acknowledgements durable and leave."""
         THREAD.run(self._consumer.close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[Message]:
         while True:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any
 
 from magnetar.admin.schedule_values import ScheduleOutcome
 from magnetar.errors import MagnetarError, ProducerQueueFull
 from magnetar.message_id import MessageId
 from magnetar.partitioned_producer import AnyProducer
 from magnetar.scheduled_id import ScheduledId
+from magnetar.sync.closable import Closable
 from magnetar.sync.loop_thread import THREAD
 from magnetar.ticket import Ticket
 
 _CALLBACKS: set[asyncio.Task[None]] = set()
 
 
-class Producer:
+class Producer(Closable):
     """Publishes to one topic; safe to use from several threads."""
 
     def __init__(self, producer: AnyProducer) -> None:
@@ -112,12 +113,6 @@ class Producer:
     def close(self) -> None:
         """Flush and end."""
         THREAD.run(self._producer.close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     async def _queued(self, content: bytes, *options: Any) -> Ticket:
         while True:

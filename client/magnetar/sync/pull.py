@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.pull import Messages
 from magnetar.pull import PullConsumer as AsyncPullConsumer
 from magnetar.redelivery_backoff import Delay
+from magnetar.sync.closable import Closable
 from magnetar.sync.loop_thread import THREAD
 
 
-class PullConsumer:
+class PullConsumer(Closable):
     """Pulls from a subscription; see the asynchronous `PullConsumer`."""
 
     def __init__(self, puller: AsyncPullConsumer) -> None:
@@ -54,9 +53,3 @@ class PullConsumer:
     def close(self) -> None:
         """Give back, uncounted, what is not settled."""
         THREAD.run(self._puller.close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
 
 from magnetar.enums import InitialPosition
 from magnetar.errors import EndOfTopic
 from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.multi_topic_reader import AnyReader
+from magnetar.sync.closable import Closable
 from magnetar.sync.loop_thread import THREAD
 
 
-class Reader:
+class Reader(Closable):
     """Reads a topic from a chosen place."""
 
     def __init__(self, reader: AnyReader) -> None:
@@ -50,12 +50,6 @@ class Reader:
     def close(self) -> None:
         """Stop reading."""
         THREAD.run(self._reader.close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[Message]:
         while True:
