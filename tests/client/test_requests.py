@@ -17,6 +17,7 @@ from magnetar.errors import (
     RequestFailed,
 )
 from magnetar.producer_cache import ProducerCache
+from magnetar.topic import TopicName
 from tests.client.memory_broker import MemoryCluster
 
 
@@ -113,6 +114,8 @@ async def test_no_reply_in_time_and_one_that_is_late(client: Client, server: Cli
 async def test_a_request_without_anybody_who_answers_leaves_nothing_behind(
     client: Client
 ) -> None:
+    requests = client._all_requests()
+    inbox = await requests._inbox(TopicName.parse("nobody"))
     for _ in range(3):
         with pytest.raises(OperationTimeout):
             await client.request("nobody", b"", 0.02)
@@ -121,9 +124,8 @@ async def test_a_request_without_anybody_who_answers_leaves_nothing_behind(
     cancelled.cancel()
     await asyncio.gather(cancelled, return_exceptions=True)
 
-    [inbox] = client._all_requests()._inboxes.values()
     assert inbox._waiting == {}
-    assert client._all_requests()._room._value == 10_000
+    assert requests._room._value == 10_000
 
 
 async def test_several_share_the_requests(client: Client, cluster: MemoryCluster) -> None:
