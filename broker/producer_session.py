@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from broker.conversation import OnEnded, OnReceipts, Receipt
 from broker.deduplication import Source
 from broker.producer_access import Admission
+from magnetar.entry import EntryHeader
 from magnetar.errors import AlreadyClosed, MagnetarError
 from magnetar.runtime.network import Buffer
 
@@ -29,12 +30,20 @@ class PublishHost(Protocol):
     async def until_uncongested(self) -> None: ...
 
 
+class Arrived(NamedTuple):
+    """A batch that was looked at and is not on its way yet."""
+
+    receipt: Receipt
+    batch: Buffer
+    header: EntryHeader
+
+
 class ProducerSession:
     """Receipts of one turn of the event loop go out together."""
 
     __slots__ = (
         "_ended", "_flush_scheduled", "_host", "_outstanding", "_reply", "admission", "barred",
-        "closed", "last_sequence_id", "max_message_size_bytes", "producer_epoch", "source",
+        "closed", "held", "last_sequence_id", "max_message_size_bytes", "producer_epoch", "source",
     )
 
     def __init__(
@@ -51,6 +60,8 @@ class ProducerSession:
         self.max_message_size_bytes = max_message_size_bytes
         self._outstanding: deque[Receipt] = deque()
         self._flush_scheduled = False
+        self.held: deque[Arrived] = deque()
+        """Batches that wait for earlier ones; those that come after them wait too."""
         self.closed = False
         self.barred = False
         """After an overlap nothing more is taken: what follows would overtake the rest of it."""

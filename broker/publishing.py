@@ -25,7 +25,7 @@ from broker.conversation import (
 from broker.deduplication import BatchInFlight, Source
 from broker.producer_access import Admission
 from broker.producer_door import ProducerDoor
-from broker.producer_session import ProducerSession
+from broker.producer_session import Arrived, ProducerSession
 from broker.publish_gate import PublishGate
 from broker.resends import settle_if_known
 from broker.schedule.intake import Intake, Verdict
@@ -113,6 +113,8 @@ class Publishing:
         self.delayed = Intake(schedule, state.schedule, self._release_if_room)
         self.traffic = TrafficCounter(clock.monotonic_s())
         self._names_given = 0
+        self._held_bytes = 0
+        """Of batches that wait for earlier ones of their producer in the other lane."""
         self._room_waiters: list[asyncio.Future[None]] = []
 
     @property
@@ -131,7 +133,7 @@ class Publishing:
 
     @property
     def _pending_bytes(self) -> int:
-        return self._log.pending_bytes + self.delayed.pending_bytes
+        return self._log.pending_bytes + self.delayed.pending_bytes + self._held_bytes
 
     def loaded(self) -> None:
         """The state is read; producers may come."""
@@ -239,6 +241,7 @@ class Publishing:
     def producer_closed(self, session: ProducerSession, *, for_good: bool) -> None:
         """Called by the session when its stream ended."""
         self._host.touch()
+        self._drop_held(session)
         self.door.leave(session.admission, for_good=for_good)
         if self.producers.get(session.producer_name) is session:
             del self.producers[session.producer_name]
@@ -263,21 +266,61 @@ class Publishing:
             if crc32c(memoryview(batch)[4:]) != int.from_bytes(batch[:4], "little"):
                 raise ChecksumMismatch("a batch was damaged on its way; send it again") from None
             raise
-        source = session.source
-        if header.producer_name != source.name:
+        if header.producer_name != session.producer_name:
             self._refuse(session, receipt, InvalidArgument(
-                f"the batch names producer {header.producer_name!r}, the stream {source.name!r}"
+                f"the batch names producer {header.producer_name!r}, the stream"
+                f" {session.producer_name!r}"
             ))
             return
-        if header.delayed:
-            if not self._log.log.persistent:
-                self._refuse(session, receipt, NotSupported(
-                    f"{self.name} is not persistent, so it cannot keep a message until its time;"
-                    " use a persistent topic, or send without deliver_at"
-                ))
+        if header.delayed and not self._log.log.persistent:
+            self._refuse(session, receipt, NotSupported(
+                f"{self.name} is not persistent, so it cannot keep a message until its time;"
+                " use a persistent topic, or send without deliver_at"
+            ))
+            return
+        arrived = Arrived(receipt, batch, header)
+        if session.held or self._waits_for_other_lane(session, header):
+            session.held.append(arrived)
+            self._held_bytes += len(batch)
+            return
+        self._take(session, arrived)
+
+    def _waits_for_other_lane(self, session: ProducerSession, header: EntryHeader) -> bool:
+        """A batch is not written before those that came earlier are stored in the other lane: the
+        producer's last sequence id that is stored says that all below it are. If so, what the
+        session holds goes on afterwards."""
+        other = self._newest_in_flight(session, delayed=not header.delayed)
+        if other is None:
+            return False
+        other.waiting.append(lambda _place: self._go_on(session))
+        return True
+
+    def _newest_in_flight(
+        self, session: ProducerSession, *, delayed: bool
+    ) -> BatchInFlight | None:
+        if delayed:
+            return self.delayed.in_flight(session.producer_name)
+        return session.source.in_flight[-1] if session.source.in_flight else None
+
+    def _go_on(self, session: ProducerSession) -> None:
+        while session.held and not (session.closed or session.barred or self._host.closing):
+            if self._waits_for_other_lane(session, session.held[0].header):
                 return
+            arrived = session.held.popleft()
+            self._held_bytes -= len(arrived.batch)
+            self._take(session, arrived)
+        self._drop_held(session)
+
+    def _drop_held(self, session: ProducerSession) -> None:
+        self._held_bytes -= sum(len(arrived.batch) for arrived in session.held)
+        session.held.clear()
+
+    def _take(self, session: ProducerSession, arrived: Arrived) -> None:
+        receipt, batch, header = arrived
+        if header.delayed:
             self._publish_later(session, receipt, batch, header)
             return
+        source = session.source
         try:
             if self._host.policies.deduplication and settle_if_known(
                 session, receipt, source, batch, header
