@@ -33,6 +33,10 @@ class MetadataAudit:
         self.recoveries = 0
         self.owner_changes = 0
         self.trims = 0
+        self.run_flushes = 0
+        self.run_merges = 0
+        self.run_drops = 0
+        self.schedule_trims = 0
         self.on_closed: Callable[[], None] | None = None
         self.on_ensemble: Callable[[set[str]], None] | None = None
         tree.observers.append(self.observe)
@@ -106,7 +110,10 @@ class MetadataAudit:
         self.deleted.add(ledger.ledger_id)
         self.ledgers.pop(ledger.ledger_id, None)
         for topic in self.topics.values():
-            listed = {info.ledger_id for info in topic.ledgers} | set(topic.state_ledgers)
+            listed = {
+                *(info.ledger_id for info in topic.ledgers), *topic.state_ledgers,
+                *topic.schedule_ledgers, *(run.ledger_id for run in topic.schedule_runs),
+            }
             if ledger.ledger_id in listed:
                 self._fail(f"M6 ledger {ledger.ledger_id} deleted while {topic.name} lists it")
 
@@ -140,9 +147,26 @@ class MetadataAudit:
             self.rolls += 1
         removed = [ledger for ledger in old if ledger not in new]
         self.trims += len(removed)
+        self._schedule_changed(before, after)
         kept = {info.ledger_id: info for info in after.ledgers}
         for info in before.ledgers:
             now = kept.get(info.ledger_id)
             if now is not None and info.entries >= 0 and now.entries != info.entries:
                 self._fail(f"I15 {name}: ledger {info.ledger_id} had {info.entries} entries, "
                            f"now {now.entries}")
+
+    def _schedule_changed(self, before: TopicRecord, after: TopicRecord) -> None:
+        if before.schedule_ledgers and after.schedule_ledgers[:1] != before.schedule_ledgers[:1]:
+            self.schedule_trims += 1
+        if after.schedule_covered < before.schedule_covered:
+            self._fail(f"I15 {after.name}: what runs cover fell to {after.schedule_covered}")
+        old, new = _finished_runs(before), _finished_runs(after)
+        if new - old:
+            self.run_merges += bool(old - new)
+            self.run_flushes += not old - new
+        else:
+            self.run_drops += len(old - new)
+
+
+def _finished_runs(record: TopicRecord) -> set[int]:
+    return {run.ledger_id for run in record.schedule_runs if run.entries >= 0}

@@ -12,6 +12,8 @@ from broker.conversation import Delivery
 from broker.forwarding.lane import LaneLimits
 from broker.ownership import ProbeResult
 from broker.producer_session import ProducerSession
+from broker.schedule.interface import ScheduleAnswer
+from broker.schedule.runs.builder import BlockLimits
 from broker.settings import BrokerLimits, BrokerSettings
 from magnetar.errors import ConnectionFailed, MagnetarError
 from magnetar.ids import BrokerId
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 BROKER_PORT = 6650
 LANE_LIMITS = LaneLimits(
     parcel_bytes=1_500, parcel_messages=2, kept_bytes=2_000, retry_first_s=0.1, retry_most_s=0.5)
+BLOCKS = BlockLimits(message_bytes=400, messages=4, tombs=2, names=3)
 
 
 class SimProbe:
@@ -71,12 +74,16 @@ class BrokerProcess(LedgerUser):
         ledgers = await self.open_ledgers()
         self.network = SimNetwork(self.world.fabric, self.host)
         address = Address(self.name, BROKER_PORT)
+        config = self.world.config
         limits = BrokerLimits(
             tail_cache_bytes=4_000, read_ahead_bytes=2_000, read_ahead_entries=20,
-            frame_bytes=2_000, checkpoint_entries=self.world.config.checkpoint_entries,
+            frame_bytes=2_000, checkpoint_entries=config.checkpoint_entries,
             state_compaction_bytes=1_500, maintenance_interval_s=0.5, takeover_pause_s=1.0,
             load_timeout_s=6.0, drain_timeout_s=2.0, remembered_batches=64, idle_unload_s=5.0,
-            pending_publish_bytes=4_000,
+            pending_publish_bytes=4_000, schedule_entry_messages=5, schedule_entry_bytes=400,
+            schedule_entries_in_flight=2, schedule_memory_bytes=config.schedule_memory_bytes,
+            schedule_ledger_bytes=2_000, schedule_runs=config.schedule_runs,
+            schedule_runs_merged=2, schedule_garbage_bytes=300, schedule_blocks=BLOCKS,
         )
         broker = Broker(
             self.store, ledgers, PolicyResolver(self.store, defaults=self.world.policies),
@@ -107,6 +114,7 @@ class Conversation:
         self._waiting: list[Any] = []
         self._closed = False
         self._task: asyncio.Task[None] | None = None
+        self._changes: set[asyncio.Task[None]] = set()
 
     def on_message(self, message: Any) -> None:
         match message:
@@ -114,6 +122,8 @@ class Conversation:
                 self._link.send_object(messages.Hello())
             case messages.Lookup():
                 self._start(self._look_up(message))
+            case messages.ChangeSchedule():
+                self._change(message)
             case messages.OpenProducer() | messages.Subscribe():
                 self._start(self._relay(message) if message.relay else self._open(message))
             case messages.Close():
@@ -153,6 +163,26 @@ class Conversation:
 
     def _done(self, request_id: int) -> Callable[[MagnetarError | None], None]:
         return lambda error: self._link.send_object(messages.Done(request_id, error))
+
+    def _change(self, request: messages.ChangeSchedule) -> None:
+        """Several at a time; each ends with its link, as a call of the real server does."""
+        task = asyncio.ensure_future(self._changed(request))
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+
+    async def _changed(self, request: messages.ChangeSchedule) -> None:
+        answers: list[ScheduleAnswer] = []
+        failure = None
+        try:
+            schedule = (await self._broker.existing_topic(request.topic)).schedule
+            if request.deliver_at_ms is None:
+                answers = await schedule.cancel(request.places)
+            else:
+                (place,) = request.places
+                answers = [await schedule.move(place, request.deliver_at_ms)]
+        except MagnetarError as error:
+            failure = error
+        self._link.send_object(messages.ScheduleAnswers(request.request_id, answers, failure))
 
     def _start(self, work: Any) -> None:
         self._task = asyncio.ensure_future(self._guard(work))
@@ -220,6 +250,8 @@ class Conversation:
         if self._closed:
             return
         self._closed = True
+        for change in self._changes:
+            change.cancel()
         for session in (self._producer, self._consumer):
             if session is not None:
                 session.close()

@@ -15,7 +15,7 @@ from broker.conversation import (
 )
 from broker.state_records import SubscriptionKind
 from magnetar.batch import Batch, Options
-from magnetar.entry import EntryView, parse_prefix
+from magnetar.entry import EntryView, SchedulePlace, parse_prefix
 from magnetar.errors import ConnectionFailed, MagnetarError, OperationTimeout
 from magnetar.producer_core import ProducerCore, ProducerLimits
 from magnetar.runtime.network import Address
@@ -140,7 +140,7 @@ class SimProducer(Client):
             batch_messages=config.batch_max, batches_in_flight=16, eager_batches=6,
             frame_bytes=1_500, queue_bytes=20_000,
         ))
-        self._fed_s = 0.0
+        self._delays = False
         self._wake = asyncio.Event()
         self._feeding = None
 
@@ -199,6 +199,11 @@ class SimProducer(Client):
                 history.failed(self.name, number)
                 continue
             known = outcome[1] >= 0 and index >= batch.already_stored
+            if batch.delayed:
+                self.world.schedule.stored((self.name, number), SchedulePlace(
+                    *outcome, index - batch.already_stored) if known else None)
+                history.acked(self.name, number, None, now_s)
+                continue
             place = Place(*outcome) if known else None
             history.acked(self.name, number, place, now_s)
 
@@ -217,21 +222,38 @@ class SimProducer(Client):
                     break
                 content = f"{self.name}/{self._number}/".encode()
                 content += b"x" * self.random.randrange(40)
-                batch = core.add(content, self._options(self._number))
+                due_ms = self._due_ms()
+                batch = core.add(content, self._options(self._number, due_ms))
                 self._numbers.setdefault(batch, []).append(self._number)
-                world.history.sent(self.name, self._number, world.loop.time())
+                world.history.sent(
+                    self.name, self._number, world.loop.time(), due_ms is not None
+                )
+                if due_ms is not None:
+                    world.schedule.sent((self.name, self._number), due_ms)
                 self._number += 1
             self._wake.set()
             await self.clock.sleep(config.gap_s * self.random.uniform(0.5, 1.5))
 
+    def _due_ms(self) -> int | None:
+        """When the next message is to be delivered; None: at once. What is alike comes in rows,
+        so that batches are not all of one message."""
+        config, chance = self.world.config, self.random
+        if not config.delayed_share:
+            return None
+        if chance.random() < 0.3:
+            self._delays = chance.random() < config.delayed_share
+        if not self._delays:
+            return None
+        longest_ms = chance.choice((150, 1_200, 1_200, 4_000))
+        return self.clock.wall_ms() + chance.randrange(-20, longest_ms)
 
-    def _options(self, number: int) -> Options | None:
+    def _options(self, number: int, due_ms: int | None) -> Options | None:
         """A key, where the seed has keys; both producers send of the same ones."""
         keys = self.world.config.key_count
-        if not keys:
+        key = f"k{zlib.crc32(f'{self.name}/{number}'.encode()) % keys}" if keys else None
+        if key is None and due_ms is None:
             return None
-        key = f"k{zlib.crc32(f'{self.name}/{number}'.encode()) % keys}"
-        return Options(partition_key=key, size_bytes=len(key))
+        return Options(partition_key=key, deliver_at_ms=due_ms, size_bytes=len(key or ""))
 
 
 class SimConsumer(Client):

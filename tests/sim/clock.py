@@ -15,12 +15,16 @@ class SimClock:
     def __init__(self, loop: SimLoop, skew_ms: int = 0) -> None:
         self._loop = loop
         self.skew_ms = skew_ms
+        self.latest_ms = 0
+        """The highest time that it ever told."""
 
     def monotonic_s(self) -> float:
         return self._loop.time()
 
     def wall_ms(self) -> int:
-        return WALL_START_MS + self.skew_ms + int(self._loop.time() * 1000)
+        now_ms = WALL_START_MS + self.skew_ms + int(self._loop.time() * 1000)
+        self.latest_ms = max(self.latest_ms, now_ms)
+        return now_ms
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -7,6 +7,7 @@ import zlib
 
 from broker.conversation import LookupResult
 from ledger.managed_log import ManagedLog
+from ledger.wire import AddRequest
 from magnetar.dead_letter import default_dead_letter_topic
 from magnetar.entry import EntryView, parse_prefix
 from magnetar.errors import MagnetarError
@@ -14,13 +15,15 @@ from tenants.policies import TopicPolicies
 from tests.sim.broker_process import BrokerProcess
 from tests.sim.checkers import StoredMessage, check_ack_order, check_dead_letters, check_log
 from tests.sim.client_process import SimConsumer, SimProducer
-from tests.sim.config import Config
+from tests.sim.config import ClockMove, Config
 from tests.sim.dump import check_all_copies
 from tests.sim.history import Place
 from tests.sim.keyed_consumer import KeyedConsumer
 from tests.sim.keyed_watch import KeyedWatch
 from tests.sim.log_owner import TOPIC, LedgerUser
 from tests.sim.processes import Process
+from tests.sim.schedule_operator import Operator
+from tests.sim.schedule_watch import ScheduleWatch
 from tests.sim.world import World
 
 SUBSCRIPTION = "s"
@@ -77,7 +80,8 @@ class TopicAuditor(LedgerUser):
 
 def parse_message(place: Place, view: EntryView, index: int) -> StoredMessage:
     producer, number, _ = bytes(view.payload(index)).decode().split("/", 2)
-    return StoredMessage(place, producer, int(number))
+    delayed = view.origin(index).scheduled is not None
+    return StoredMessage(place, producer, int(number), delayed)
 
 
 class ClusterWorld(World):
@@ -98,7 +102,9 @@ class ClusterWorld(World):
         self.watch = KeyedWatch()
         self.consumers = self._make_consumers()
         self.producers = [SimProducer(self, f"p{n}") for n in range(config.producer_count)]
-        self.clients = [*self.consumers, *self.producers]
+        self.schedule = ScheduleWatch(self.rare.counts)
+        self.operators = self._make_operators()
+        self.clients = [*self.consumers, *self.producers, *self.operators]
         self.subscribed = False
         self.consuming_ended = False
 
@@ -109,6 +115,31 @@ class ClusterWorld(World):
             return [KeyedConsumer(self, f"c{n}", SUBSCRIPTION) for n in range(count)]
         count = 2 if config.subscription_shared else 1
         return [SimConsumer(self, f"c{n}", SUBSCRIPTION) for n in range(count)]
+
+    def _make_operators(self) -> list[Operator]:
+        """Where the seed has delayed messages; brokers' clocks move then."""
+        if not self.config.delayed_share:
+            return []
+        self.on_add = self._add_sent
+        for move in self.config.clock_moves:
+            self.loop.after(move.at_s, self._move_clock, move)
+        return [Operator(self, number, of=2) for number in range(2)]
+
+    def _move_clock(self, move: ClockMove) -> None:
+        broker = self.broker_processes[move.broker]
+        broker.clock.skew_ms = move.skew_ms
+        self.trace.note("clock", f"{broker.name} {move.skew_ms:+} ms")
+
+    def _add_sent(self, host: str, request: AddRequest) -> None:
+        record = self.audit.topics.get(TOPIC)
+        broker = next((one for one in self.broker_processes if one.name == host), None)
+        if record is not None and broker is not None:
+            self.schedule.add_sent(record, request, self.loop.time(), broker.clock.latest_ms)
+
+    def note_read(self, reader: str, place: Place, body: bytes) -> None:
+        super().note_read(reader, place, body)
+        if self.config.delayed_share:
+            self.schedule.read(place, body)
 
     def keeps_back(self, key: tuple[str, int]) -> bool:
         """Messages that are never acknowledged, so that the end can ask for them."""
@@ -148,21 +179,28 @@ class ClusterWorld(World):
 
     # --- the end ----------------------------------------------------------------------------
     def settled(self) -> bool:
-        return all(producer.unsettled == 0 for producer in self.producers)
+        return all(producer.unsettled == 0 for producer in self.producers) and all(
+            operator.idle for operator in self.operators
+        )
+
+    def _owed(self) -> set[tuple[str, int]]:
+        """What was acknowledged to its producer, and not cancelled."""
+        return {
+            key for m in self.history.acks
+            if not self.schedule.may_be_cancelled(key := (m.producer, m.sequence_id))
+        }
 
     async def drain(self) -> None:
         history = self.history
         await self.within(
             "consumers receive every acknowledged message", 60.0,
-            lambda: all((m.producer, m.sequence_id) in history.seen_messages
-                        for m in history.acks),
+            lambda: self._owed() <= history.seen_messages,
         )
         if self.config.spread:
             await self.within(
                 "what failed and was given back comes again until it is acknowledged", 60.0,
-                lambda: all((m.producer, m.sequence_id) in history.consume_asked
-                            or self.keeps_back((m.producer, m.sequence_id))
-                            for m in history.acks),
+                lambda: all(key in history.consume_asked or self.keeps_back(key)
+                            for key in self._owed()),
             )
         await asyncio.sleep(0.5)
         self.consuming_ended = True
@@ -189,6 +227,9 @@ class ClusterWorld(World):
         self.violations += self.watch.violations
         self.violations += check_log(self.history, auditor.stored, self.read_places, first)
         self.violations += check_ack_order(self.history)
+        self.violations += self.schedule.judge(
+            [(m.producer, m.sequence_id) for m in self.history.acks], self.history.seen_messages
+        )
         self.violations += check_dead_letters(self.history, dead)
         self.violations += self._check_cursor(auditor.stored, final.received, dead_keys)
         self.violations += await check_all_copies(self)
@@ -212,9 +253,7 @@ class ClusterWorld(World):
         final.final = True
         final.start()
         history = self.history
-        owed = {
-            (m.producer, m.sequence_id) for m in history.acks
-        } - history.consume_asked - dead
+        owed = self._owed() - history.consume_asked - dead
         await self.within("what was not acknowledged is delivered again", 60.0,
                           lambda: owed <= final.received)
         await asyncio.sleep(0.6)

@@ -41,6 +41,15 @@ class PlannedFault:
     lasts_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class ClockMove:
+    """At `at_s` the wall clock of a broker is so far ahead, or behind, from then on."""
+
+    at_s: float
+    broker: int
+    skew_ms: int
+
+
 @dataclass(slots=True)
 class Config:
     """Everything a world needs to know."""
@@ -76,6 +85,11 @@ class Config:
     negative_share: float = 0.0
     max_deliveries: int = 0
     """Above 0 some messages are poison, and go to the dead-letter topic after so many."""
+    delayed_share: float = 0.0
+    """Of the messages; above 0 operators cancel and move some of them, and clocks move."""
+    schedule_memory_bytes: int = 1 << 20
+    schedule_runs: int = 32
+    clock_moves: list[ClockMove] = field(default_factory=list)
 
 
 def draw(seed: int, workload: str) -> Config:
@@ -124,6 +138,7 @@ def draw(seed: int, workload: str) -> Config:
     # Drawn apart, so that seeds keep what they drew before.
     dead = random.Random(f"{seed}/dead letters")
     config.max_deliveries = dead.choice((0, 0, 1, 3))
+    _draw_schedule(config)
     return config
 
 
@@ -133,6 +148,22 @@ def _draw_spread(config: Config) -> None:
     config.spread = chance.choice(("", "", "key_shared", "key_shared", "failover"))
     config.key_count = chance.choice((2, 5, 20)) if config.spread else 0
     config.negative_share = chance.choice((0.0, 0.1, 0.3)) if config.spread else 0.0
+
+
+def _draw_schedule(config: Config) -> None:
+    chance = random.Random(f"{config.seed}/schedule")
+    if config.workload != "cluster" or chance.random() < 0.5:
+        return
+    config.delayed_share = chance.choice((0.3, 0.5, 0.8))
+    config.schedule_memory_bytes = chance.choice((2_500, 5_000, 12_000))
+    config.schedule_runs = chance.choice((1, 2, 4))
+    config.clock_moves = [
+        ClockMove(
+            chance.uniform(0.0, config.fault_phase_s), chance.randrange(2),
+            chance.randrange(-1_200, 1_200),
+        )
+        for _ in range(chance.choice((0, 2, 6)))
+    ]
 
 
 def _draw_quorums(chance: random.Random, bookie_count: int) -> Quorums:

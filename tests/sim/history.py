@@ -15,7 +15,8 @@ class Place:
 
 @dataclass(slots=True)
 class Appended:
-    """One message of one producer. `place` is known once it was acknowledged."""
+    """One message of one producer. `place` is known once it was acknowledged, unless it is
+    delayed: then it will get one."""
 
     producer: str
     sequence_id: int
@@ -23,6 +24,7 @@ class Appended:
     acked_s: float = -1.0
     place: Place | None = None
     failed: bool = False
+    delayed: bool = False
 
 
 @dataclass(slots=True)
@@ -39,10 +41,12 @@ class History:
     read_places: dict[Place, str] = field(default_factory=dict)
     in_flight: dict[str, int] = field(default_factory=dict)
 
-    def sent(self, producer: str, sequence_id: int, now_s: float) -> None:
+    def sent(
+        self, producer: str, sequence_id: int, now_s: float, delayed: bool = False
+    ) -> None:
         key = (producer, sequence_id)
         if key not in self.messages:
-            self.messages[key] = Appended(producer, sequence_id, now_s)
+            self.messages[key] = Appended(producer, sequence_id, now_s, delayed=delayed)
             self.in_flight[producer] = self.in_flight.get(producer, 0) + 1
 
     def acked(self, producer: str, sequence_id: int, place: Place | None, now_s: float) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from broker.conversation import Delivery, LookupResult, MessagePosition, OpenConsumer, Receipt
+from broker.schedule.interface import ScheduleAnswer
+from magnetar.entry import SchedulePlace
 from magnetar.errors import MagnetarError
 
 
@@ -107,6 +109,23 @@ class GiveBack:
 class Done:
     request_id: int
     error: MagnetarError | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSchedule:
+    """Cancel these, or, with a time, move the only one."""
+
+    request_id: int
+    topic: str
+    places: list[SchedulePlace]
+    deliver_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleAnswers:
+    request_id: int
+    answers: list[ScheduleAnswer]
+    error: MagnetarError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,10 @@ LOST_INDEX = "index lost a suffix"
 FENCED_WRITER = "writer told that it is fenced"
 ABORTED_OWNERSHIP = "takeover"
 TRIM = "trim"
+RUN_FLUSHED = "run of a schedule written"
+RUNS_MERGED = "runs of a schedule merged"
+RUN_DROPPED = "run of a schedule dropped, all fired"
+SCHEDULE_TRIM = "trim of a schedule"
 READ_ONLY = "add refused: read-only"
 DEAD_LETTER = "dead letters written"
 DEAD_LETTER_UNKNOWN = "a dead letter's fate is unknown"
@@ -140,6 +144,10 @@ class RareStates:
         counts[LOST_INDEX] = sum(bookie.index_losses for bookie in world.bookies)
         counts[ABORTED_OWNERSHIP] = world.audit.owner_changes
         counts[TRIM] = world.audit.trims
+        counts[RUN_FLUSHED] = world.audit.run_flushes
+        counts[RUNS_MERGED] = world.audit.run_merges
+        counts[RUN_DROPPED] = world.audit.run_drops
+        counts[SCHEDULE_TRIM] = world.audit.schedule_trims
         return counts
 
 
@@ -149,6 +157,7 @@ class RecordingClient:
     def __init__(self, inner: BookieClient, host: str, world: World) -> None:
         self._inner = inner
         self._host = host
+        self._world = world
         self._rare = world.rare
         self._values = world.values
 
@@ -157,6 +166,7 @@ class RecordingClient:
     ) -> None:
         rare, host = self._rare, self._host
         rare.add_sent(host, bookie, request)
+        self._world.on_add(host, request)
 
         def replied(status: Status) -> None:
             rare.add_done(host, bookie, request, status)

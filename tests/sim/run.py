@@ -36,10 +36,20 @@ def simulate(seed: int, workload: str | None = None, keep_trace: bool = False): 
     outcome = world.run()
     world.stop_everything()
     del world
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tasks of killed processes that never began
-        gc.collect()
+    _bury_the_killed()
     return outcome
+
+
+def _bury_the_killed() -> None:
+    """Tasks of killed processes that never began, or that now meet their `finally`, without a
+    loop to run on."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _unraisable: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def assert_pure() -> None:

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ledger.wire import AddRequest
 from magnetar.errors import LedgerError, MagnetarError
 from metadata.cluster import initialize_cluster
 from tests.sim.audit import MetadataAudit
@@ -77,6 +79,8 @@ class World:
         self.healed = False
         self.quiet = False
         """While set, nobody publishes."""
+        self.on_add: Callable[[str, AddRequest], None] = lambda _host, _request: None
+        """Told of each entry that a host sends to a bookie."""
         self.injector = FaultInjector(self, random.Random(f"{seed}/faults"))
         self.violations: list[str] = []
         self.cluster_key = b""
