@@ -24,6 +24,7 @@ from magnetar.message import Message
 from magnetar.receive_queue import Position, ReceiveQueue
 from magnetar.together import until_one_fails
 from magnetar.topic import TopicName
+from magnetar.waiters import Waiters
 from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.errors import RETRYABLE, to_exception
 from magnetar.wire.frames import Delivered, decode_deliveries
@@ -51,7 +52,7 @@ class ConsumerLink(ABC):
         self._stream: Stream | None = None
         self._task: asyncio.Task[None] | None = None
         self._waker: asyncio.Future[None] | None = None
-        self._receivers: list[asyncio.Future[None]] = []
+        self._receivers = Waiters()
         self._requests: dict[int, tuple[Fill, asyncio.Future[pb.ConsumeReply]]] = {}
         self._unsent: list[Fill] = []
         self._last_request_id = 0
@@ -215,9 +216,7 @@ class ConsumerLink(ABC):
                         raise self._end
                     if self._no_more:
                         raise self._past_the_end()
-                    future = asyncio.get_running_loop().create_future()
-                    self._receivers.append(future)
-                    await future
+                    await self._receivers.wait()
         except TimeoutError as error:
             raise OperationTimeout(f"no message within {timeout_millis} ms") from error
 
@@ -417,10 +416,7 @@ class ConsumerLink(ABC):
             self._waker.set_result(None)
 
     def _wake_receivers(self) -> None:
-        waiting, self._receivers = self._receivers, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        self._receivers.wake()
         if self.on_ready is not None:
             self.on_ready()
 

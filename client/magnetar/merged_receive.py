@@ -16,6 +16,7 @@ from typing import Final, Generic, TypeVar
 from magnetar.consumer_link import ConsumerLink
 from magnetar.errors import EndOfTopic, InvalidArgument, MagnetarError, OperationTimeout
 from magnetar.message import Message
+from magnetar.waiters import Waiters
 
 TURN_MESSAGES: Final = 32
 UNTOLD_ERRORS: Final = 100
@@ -39,7 +40,7 @@ class MergedReceive(Generic[Link]):
         self._left = TURN_MESSAGES
         """Messages until the first in line goes to the back."""
         self._untold: deque[MagnetarError] = deque(maxlen=UNTOLD_ERRORS)
-        self._waiters: list[asyncio.Future[None]] = []
+        self._receivers = Waiters()
         self.end: MagnetarError | None = None
         """What ended it all: told when nothing more is to be had."""
 
@@ -59,18 +60,18 @@ class MergedReceive(Generic[Link]):
             if self._ready[0] is link:
                 self._left = TURN_MESSAGES
             self._ready.remove(link)
-        self._wake()
+        self._receivers.wake()
 
     def report(self, error: MagnetarError) -> None:
         """Raise it from the next `receive`."""
         self._untold.append(error)
-        self._wake()
+        self._receivers.wake()
 
     def finish(self, error: MagnetarError) -> None:
         """Raise it from every `receive` from now on."""
         if self.end is None:
             self.end = error
-        self._wake()
+        self._receivers.wake()
 
     async def receive(self, timeout_millis: int | None) -> Message:
         """The next message; raises OperationTimeout, EndOfTopic after the last message of the
@@ -96,7 +97,7 @@ class MergedReceive(Generic[Link]):
                 None if timeout_millis is None else timeout_millis / 1000
             ):
                 while not self._is_enough(enough, enough_bytes):
-                    await self._wait_for_news()
+                    await self._receivers.wait()
         except TimeoutError as error:
             raise OperationTimeout(f"no {enough} messages within {timeout_millis} ms") from error
 
@@ -118,15 +119,10 @@ class MergedReceive(Generic[Link]):
             ):
                 while not (found := self._take(most, most_bytes)):
                     self._tell()
-                    await self._wait_for_news()
+                    await self._receivers.wait()
                 return found
         except TimeoutError as error:
             raise OperationTimeout(f"no message within {timeout_millis} ms") from error
-
-    async def _wait_for_news(self) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._waiters.append(future)
-        await future
 
     def _take(self, most: int, most_bytes: int | None) -> list[Message]:
         """From the first in line, as long as its turn is, then from the next."""
@@ -203,14 +199,8 @@ class MergedReceive(Generic[Link]):
         if link not in self._listed:
             self._listed.add(link)
             self._ready.append(link)
-        self._wake()
+        self._receivers.wake()
 
     def _step_aside(self) -> None:
         self._listed.discard(self._ready.popleft())
         self._left = TURN_MESSAGES
-
-    def _wake(self) -> None:
-        waiting, self._waiters = self._waiters, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)

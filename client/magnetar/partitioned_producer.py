@@ -31,6 +31,7 @@ from magnetar.together import all_done
 from magnetar.topic import TopicName
 from magnetar.topic_schedule import TopicSchedule
 from magnetar.topic_watch import TopicWatches
+from magnetar.waiters import Waiters
 
 OPENED_AT_ONCE: Final = 16
 PIECE_BYTES: Final = 1 << 20
@@ -91,7 +92,7 @@ class PartitionedProducer(Closable):
         self._most_bytes = max_pending_bytes
         self._room_bytes = max_pending_bytes
         """Known to be free: what became free since is found when this is used up."""
-        self._room_waiters: list[asyncio.Future[None]] = []
+        self._for_room = Waiters()
         self._growing: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
         self._end: MagnetarError | None = None
@@ -228,7 +229,7 @@ class PartitionedProducer(Closable):
                 raise self._end
             if self._has_room:
                 break
-            await self._wait_for_room()
+            await self._for_room.wait()
         # One partition may have refused for itself.
         for producer in self._producers:
             if not producer.closed:
@@ -307,7 +308,7 @@ class PartitionedProducer(Closable):
         try:
             await all_done([one.close() for one in self._producers])
         finally:
-            self._progress()
+            self._for_room.wake()
 
     # Its partitions.
 
@@ -337,7 +338,7 @@ class PartitionedProducer(Closable):
                 await all_done([producer.close() for producer in made])
             raise
         for producer in made:
-            producer.on_settled = self._progress
+            producer.on_settled = self._for_room.wake
         self._producers = (*self._producers, *made)
 
     def _seen(self, partitions: int | None) -> None:
@@ -382,19 +383,7 @@ class PartitionedProducer(Closable):
             if not pending or pending + size <= self._most_bytes:
                 self._room_bytes = self._most_bytes - pending - size
                 return
-            await self._wait_for_room()
-
-    async def _wait_for_room(self) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._room_waiters.append(future)
-        await future
-
-    def _progress(self) -> None:
-        if self._room_waiters:
-            waiting, self._room_waiters = self._room_waiters, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
+            await self._for_room.wait()
 
     async def _send_waiting(
         self, content: bytes, properties: Mapping[str, str] | None, tag: str | None,
