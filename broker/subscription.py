@@ -347,9 +347,12 @@ class Subscription:
         if not self.name:
             on_done(None)
         elif cumulative is not None and not self.dispatcher.mode.cumulative:
+            why = (
+                "other consumers may have what lies between" if self.dispatcher.mode.sharing
+                else "with hold_failed_keys, what lies between may wait for a message that failed"
+            )
             on_done(InvalidArgument(
-                f"a {self.kind.name.lower()} subscription cannot acknowledge cumulatively:"
-                " other consumers may have what lies between"
+                f"a {self.kind.name.lower()} subscription cannot acknowledge cumulatively: {why}"
             ))
         else:
             self._acknowledging.acknowledge(individual, cumulative, on_done)

@@ -48,6 +48,11 @@ class Piece(NamedTuple):
     def key(self) -> Key:
         return (self.entry.ledger_id, self.entry.entry_id)
 
+    @property
+    def ordinal(self) -> int:
+        """Of its first message."""
+        return self.entry.first_ordinal + (self.mask & -self.mask).bit_length() - 1
+
 
 EXPIRED_COST_BYTES = 1_000
 """What passing over expired messages of an entry costs, as bytes that would cost as much."""
@@ -194,31 +199,38 @@ class Desk:
 
     def source(self) -> deque[Piece] | None:
         """Where the next piece that may go to anybody is; None when there is none, or when it is
-        being read."""
-        if self.again:
-            return self.again
+        being read. Where whoever acknowledges a message may mean all before it, none of those
+        comes later."""
+        pieces = self.again or self.spare or None
         entry = self.waiting.first_in_turn() if self.waiting.entries else None
-        if entry is None:
-            return self.spare or None
+        if pieces is not None and self.mode.in_order:
+            if self.spare and self.spare[0].ordinal < pieces[0].ordinal:
+                pieces = self.spare
+            if entry is not None and entry.turn_ordinal > pieces[0].ordinal:
+                return pieces
+        if entry is None or (self.again and not self.mode.in_order):
+            return pieces
         body = self.bodies.get(entry.key)
         if body is None:
             self.reading = True
             return None
-        self.queue(self.again, [
+        found = [
             Piece(body, part.mask, part.redelivered, part.reason, entry.keys, False)
             for part in self.waiting.take_turn(entry)
-        ])
+        ]
+        while self.again and self.again[0].key == entry.key:
+            found.append(self.again.popleft())
+        self.again.extendleft(reversed(self.in_turn(found)))
         self.bodies.drop(entry.key)
         return self.again
 
-    def queue(self, pieces: deque[Piece], found: Sequence[Piece]) -> None:
-        """Hand these out next, all of one entry. Where whoever acknowledges a message may mean
-        all before it, none of those comes later, however often each was delivered."""
-        if self.mode.cumulative and len(found) > 1:
-            runs = in_order([piece.mask for piece in found])
-            pieces.extend([found[place]._replace(mask=run) for place, run in runs])
-        else:
-            pieces.extend(found)
+    def in_turn(self, pieces: list[Piece]) -> list[Piece]:
+        """Pieces of one entry as they are to go: by their messages, where those keep their order
+        however often each was delivered."""
+        if not self.mode.in_order or len(pieces) < 2:
+            return pieces
+        runs = in_order([piece.mask for piece in pieces])
+        return [pieces[place]._replace(mask=run) for place, run in runs]
 
     def serve(self, pieces: deque[Piece]) -> bool:
         """Hand the first piece, or what fits of it, to whoever's turn it is; False when nobody
@@ -228,7 +240,9 @@ class Desk:
             return False
         piece, room = pieces[0], self.room_found
         if piece.fresh:
-            room = min(room, self.fresh_room())
+            # One that stands before what is to go again must not keep it back.
+            least = 1 if self.again or self.waiting.first_in_turn() is not None else 0
+            room = min(room, max(self.fresh_room(), least))
             if room <= 0:
                 return False
         entry = piece.entry

@@ -40,9 +40,14 @@ class Mode:
         return self.sticky or self.hold
 
     @property
-    def cumulative(self) -> bool:
-        """Whoever acknowledges a message may mean all before it."""
+    def in_order(self) -> bool:
+        """One consumer at a time gets everything, in the order of the log."""
         return not self.sharing
+
+    @property
+    def cumulative(self) -> bool:
+        """Whoever acknowledges a message may mean all before it: nothing is kept from him."""
+        return self.in_order and not self.hold
 
     @property
     def guarded(self) -> bool:

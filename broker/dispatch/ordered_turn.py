@@ -197,8 +197,8 @@ class OrderedTurn:
         first, keys = entry.first_ordinal, self._keys_of(entry)
         parts = desk.host.counts.split(first, mask)
         if len(parts) > 1 or parts[0][1] is not NEVER_FAILED:
-            for part, history in parts:
-                self._sort_redelivered(entry, keys, part, history)
+            pieces = [self._sort_redelivered(entry, keys, *part) for part in parts]
+            desk.spare.extend(desk.in_turn([piece for piece in pieces if piece is not None]))
             return
         if keys is None:
             desk.spare.append(Piece(entry, mask, 0, "", None, True))
@@ -221,17 +221,18 @@ class OrderedTurn:
 
     def _sort_redelivered(
         self, entry: StoredEntry, keys: Keys | None, mask: int, history: History
-    ) -> None:
-        """Messages that failed before, at an earlier owner of the topic or in another mode."""
+    ) -> Piece | None:
+        """Messages that failed before, at an earlier owner of the topic or in another mode;
+        answers those that may go to anybody."""
         if self._returns.kept_back(entry, mask, keys, history):
-            return
+            return None
         keyed = keyed_of(keys, mask) if keys is not None else 0
         if keyed and keys is not None:
             self._set_aside(entry, keys, keyed, history)
             self._look_again = True
-        if mask & ~keyed:
-            self._desk.spare.append(Piece(
-                entry, mask & ~keyed, history.count, history.reason, keys, True))
+        if mask == keyed:
+            return None
+        return Piece(entry, mask & ~keyed, history.count, history.reason, keys, True)
 
     def _set_aside(self, entry: StoredEntry, keys: Keys, mask: int, history: History) -> None:
         desk, key = self._desk, (entry.ledger_id, entry.entry_id)

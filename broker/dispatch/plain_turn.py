@@ -55,4 +55,4 @@ class PlainTurn:
         for part, history in desk.host.counts.split(entry.first_ordinal, mask) if mask else ():
             if not self._returns.kept_back(entry, part, None, history):
                 found.append(Piece(entry, part, history.count, history.reason, None, True))
-        desk.queue(desk.spare, found)
+        desk.spare.extend(desk.in_turn(found))

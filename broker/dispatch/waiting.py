@@ -58,6 +58,15 @@ class WaitingEntry:
         self.keys = keys
         self.parts: list[WaitingPart] = []
 
+    @property
+    def turn_ordinal(self) -> int:
+        """Of the first message that has no order and waits for its turn; there is one."""
+        lowest = min(
+            part.mask & -part.mask for part in self.parts
+            if part.wait is Wait.TURN and not part.ordered
+        )
+        return self.first_ordinal + lowest.bit_length() - 1
+
 
 class Waiting:
     """Of one subscription. Everything is counted exactly; heaps forget what is gone lazily."""

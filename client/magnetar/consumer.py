@@ -160,6 +160,10 @@ class TopicConsumer(ConsumerLink, Consumer):
             raise InvalidArgument(
                 "no cumulative acknowledgement where messages are shared out: the others have"
                 " some of those before; acknowledge each")
+        if self._options.holds_keys:
+            raise InvalidArgument(
+                "no cumulative acknowledgement with hold_failed_keys: some of those before may"
+                " wait for one that failed; acknowledge each")
         message_id = message.message_id if isinstance(message, Message) else message
         group = self._acknowledger.add_cumulative(message_id)
         self._wake()

@@ -105,8 +105,8 @@ class Consumer(Closable):
 
     @abstractmethod
     def acknowledge_cumulative(self, message: Message | MessageId) -> Awaitable[None]:
-        """Never deliver the message and all before it again; not for subscriptions whose
-        messages are shared out."""
+        """Never deliver the message and all before it again, those that failed included; not for
+        subscriptions whose messages are shared out, or that hold the keys of failed ones."""
 
     @abstractmethod
     def negative_acknowledge(

@@ -51,9 +51,12 @@ async def drain(consumer: Consumer, wait_ms: int = 50) -> list[int]:
         return received
 
 
-async def subscribe(client: Client, kind: ConsumerType, name: str = "") -> Consumer:
+async def subscribe(
+    client: Client, kind: ConsumerType, name: str = "", hold_failed_keys: bool | None = None
+) -> Consumer:
     return await client.subscribe(
-        "t", "s", consumer_type=kind, consumer_name=name, initial_position=EARLIEST)
+        "t", "s", consumer_type=kind, consumer_name=name, initial_position=EARLIEST,
+        hold_failed_keys=hold_failed_keys)
 
 
 async def test_a_failover_consumer_knows_whether_it_is_served(client: Client) -> None:
@@ -166,6 +169,9 @@ async def test_what_a_type_does_not_allow(client: Client) -> None:
             with pytest.raises(ConsumerBusy):
                 await subscribe(client, ConsumerType.Exclusive)
     for kind in (ConsumerType.Exclusive, ConsumerType.Failover):
+        async with await subscribe(client, kind, hold_failed_keys=True) as consumer:
+            with pytest.raises(InvalidArgument, match="hold_failed_keys"):
+                consumer.acknowledge_cumulative(MessageId.earliest)
         async with await subscribe(client, kind) as consumer:
             await publish(client, 1)
             await consumer.acknowledge_cumulative(await consumer.receive(5000))
