@@ -69,7 +69,7 @@ class TopicCatalog:
         Raises TopicNotFound, also for a partition that the topic does not have.
         """
         try:
-            return (await self._partitioned.read(name.full))[0]
+            return await self._partitioned.read(name.full)
         except NotFound:
             policies = await self._resolver.resolve(name)
         if name.partition >= 0:
@@ -209,7 +209,7 @@ class TopicCatalog:
 
     async def _existing(self, name: TopicName) -> AnyTopicRecord:
         try:
-            return (await self._partitioned.read(name.full))[0]
+            return await self._partitioned.read(name.full)
         except NotFound:
             raise TopicNotFound(f"{name.full} does not exist") from None
 
@@ -237,7 +237,9 @@ class TopicCatalog:
             await self._check_partition(name, policies)
         except TopicNotFound:
             with contextlib.suppress(NotFound, BadVersion):
-                await self._topics.delete(name.full, version=0)
+                record, version = await self._topics.get(name.full)
+                if record.owner is None:
+                    await self._topics.delete(name.full, version)
             raise
         try:
             return (await self._topics.get(name.full))[0]
@@ -247,7 +249,7 @@ class TopicCatalog:
     async def _check_partition(self, name: TopicName, policies: TopicPolicies) -> None:
         base, number = name.base, name.partition
         try:
-            record: AnyTopicRecord = (await self._partitioned.read(base.full))[0]
+            record: AnyTopicRecord = await self._partitioned.read(base.full)
         except NotFound:
             if not policies.auto_create_topics or number >= policies.auto_create_partitions:
                 raise TopicNotFound(
@@ -265,7 +267,7 @@ class TopicCatalog:
 
     async def _what_is_there(self, name: TopicName) -> str:
         with contextlib.suppress(NotFound):
-            record, _ = await self._partitioned.read(name.full)
+            record = await self._partitioned.read(name.full)
             if isinstance(record, PartitionedTopicRecord):
                 deleting = ", being deleted" if record.deleting else ""
                 return f"{name.full} exists, with {record.partitions} partitions{deleting}"

@@ -25,6 +25,7 @@ from magnetar.topic import TopicName
 from metadata.brokers import BrokerRegistration
 from metadata.store import MetadataStore
 from metadata.tenants import PolicyRepository
+from metadata.topic_nodes import TopicVersion
 from metadata.topics import Owner, TopicRecord, TopicRepository
 
 DELETED_AT_ONCE = 16
@@ -109,7 +110,7 @@ class TopicDeletion:
                     f" certain: {error}; try again"
                 ) from error
 
-    async def _delete(self, record: TopicRecord, version: int) -> None:
+    async def _delete(self, record: TopicRecord, version: TopicVersion) -> None:
         ledgers = record.every_ledger
         for start in range(0, len(ledgers), DELETED_AT_ONCE):
             some = ledgers[start : start + DELETED_AT_ONCE]

@@ -20,6 +20,7 @@ from magnetar.errors import (
 )
 from magnetar.ids import BrokerId, LedgerId
 from magnetar.runtime.clock import Clock
+from metadata.topic_nodes import TopicVersion
 from metadata.topics import Owner, TopicRecord, TopicRepository
 
 MAX_CLAIM_ATTEMPTS: Final = 5
@@ -32,7 +33,7 @@ class OwnedTopic:
         self,
         topics: TopicRepository,
         record: TopicRecord,
-        version: int,
+        version: TopicVersion,
         owner: Owner,
         clock: Clock,
         limits: LedgerLimits,
@@ -138,7 +139,7 @@ class OwnedTopic:
             self.deleted.clear()
             return wanted
 
-    async def _write(self, wanted: TopicRecord) -> int:
+    async def _write(self, wanted: TopicRecord) -> TopicVersion:
         pause_s = self._limits.metadata_retry_min_s
         lost = False
         while True:
@@ -157,12 +158,12 @@ class OwnedTopic:
             await self._clock.sleep(pause_s)
             pause_s = min(pause_s * 2, self._limits.metadata_retry_max_s)
 
-    async def _settled(self, wanted: TopicRecord) -> int | None:
+    async def _settled(self, wanted: TopicRecord) -> TopicVersion | None:
         """The version our own write got although its answer was lost; None: ask again."""
         try:
             record, version = await self._topics.get(wanted.name)
         except ConnectionLoss:
             return None
-        if version == self._version + 1 and record == wanted:
+        if version.node == self._version.node + 1 and record == wanted:
             return version
         raise BadVersion(f"{wanted.name} was changed by another")

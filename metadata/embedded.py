@@ -26,7 +26,7 @@ from magnetar.errors import (
 )
 from magnetar.runtime.clock import Clock, SystemClock
 from metadata.callbacks import Callbacks, Watches
-from metadata.store import Cancel, Record, SessionState, check_path
+from metadata.store import Cancel, Guard, Record, SessionState, check_path
 from metadata.tree import NO_SESSION, Changes, Node, Tree
 
 DEFAULT_SESSION_TIMEOUT_S: Final = 6.0
@@ -351,14 +351,18 @@ class EmbeddedSession:
         await self._store.change(lambda tree: tree.create(path, value, owner))
         return 0
 
-    async def put(self, path: str, value: bytes, version: int) -> int:
+    async def put(
+        self, path: str, value: bytes, version: int, guard: Guard | None = None
+    ) -> int:
         self._check_session()
-        await self._store.change(lambda tree: tree.put(path, value, version))
+        await self._store.change(lambda tree: tree.put(path, value, version, guard))
         return version + 1
 
-    async def delete(self, path: str, version: int | None = None) -> None:
+    async def delete(
+        self, path: str, version: int | None = None, guard: Guard | None = None
+    ) -> None:
         self._check_session()
-        await self._store.change(lambda tree: tree.delete(path, version))
+        await self._store.change(lambda tree: tree.delete(path, version, guard))
 
     async def children(self, path: str) -> list[str]:
         self._check_session()

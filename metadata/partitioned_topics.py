@@ -21,6 +21,7 @@ from metadata import paths
 from metadata.cas import create_settled, delete_settled, put_settled
 from metadata.records import RecordReader, encode_record
 from metadata.store import Cancel, MetadataStore
+from metadata.topic_nodes import TopicNodes, TopicVersion
 from metadata.topics import TopicRecord, decode_topic, names_in_buckets
 
 MAX_PARTITIONS: Final = 10_000
@@ -92,27 +93,26 @@ class PartitionedTopicRepository:
 
     def __init__(self, store: MetadataStore) -> None:
         self._store = store
+        self._nodes = TopicNodes(store)
 
-    async def create(self, record: PartitionedTopicRecord) -> int:
-        """Answers the version; raises AlreadyExists, also when a plain topic has the name."""
+    async def create(self, record: PartitionedTopicRecord) -> None:
+        """Raises AlreadyExists, also when a plain topic has the name."""
         check_partitions(record.partitions)
         await self._index(record.name)
         try:
-            return await create_settled(
-                self._store, paths.topic(record.name), encode_partitioned_topic(record)
-            )
+            await self._nodes.create(record.name, encode_partitioned_topic(record))
         finally:
             # Also for one that another created and could not finish.
             await self._index(record.name)
 
-    async def read(self, name: str) -> tuple[AnyTopicRecord, int]:
-        """What has the name, plain or partitioned, and its version; raises NotFound."""
-        record = await self._store.get(paths.topic(name))
-        return decode_any_topic(record.value), record.version
+    async def read(self, name: str) -> AnyTopicRecord:
+        """What has the name, plain or partitioned; raises NotFound."""
+        return decode_any_topic((await self._store.get(paths.topic(name))).value)
 
-    async def get(self, name: str) -> tuple[PartitionedTopicRecord, int]:
+    async def get(self, name: str) -> tuple[PartitionedTopicRecord, TopicVersion]:
         """The record and its version, by full name; raises NotFound, also for a plain topic."""
-        record, version = await self.read(name)
+        value, version = await self._nodes.get(name)
+        record = decode_any_topic(value)
         if not isinstance(record, PartitionedTopicRecord):
             raise NotFound(f"{name} is not partitioned")
         return record, version
@@ -139,7 +139,7 @@ class PartitionedTopicRepository:
         """Delete the record; the partitions are the caller's to see to, before. Raises NotFound,
         also for a plain topic, and BadVersion when the topic changed meanwhile."""
         _, version = await self.get(name)
-        await delete_settled(self._store, paths.topic(name), version)
+        await self._nodes.delete(name, version)
         await self._leave_index(name)
 
     async def list(self, tenant: str, namespace: str) -> dict[str, PartitionedTopicRecord | None]:
@@ -164,7 +164,7 @@ class PartitionedTopicRepository:
 
     async def _seen(self, name: str) -> AnyTopicRecord | None:
         try:
-            return (await self.read(name))[0]
+            return await self.read(name)
         except NotFound:
             return None
 
@@ -177,9 +177,7 @@ class PartitionedTopicRepository:
             if wanted == record:
                 return record
             try:
-                await put_settled(
-                    self._store, paths.topic(name), encode_partitioned_topic(wanted), version
-                )
+                await self._nodes.put(name, encode_partitioned_topic(wanted), version)
             except BadVersion:
                 continue
             return wanted

@@ -85,6 +85,11 @@ def topic(name: str) -> str:
     return f"/topics/{_topic_part(name)}"
 
 
+def topic_bucket(name: str) -> str:
+    """The folder that a topic's node lies in; raises InvalidTopicName."""
+    return topic(name).rpartition("/")[0]
+
+
 def partitioned_topics_of(tenant_name: str, namespace_name: str) -> str:
     """The folder of the buckets in which a namespace's partitioned topics are told apart."""
     return f"/partitioned/{encode_name(tenant_name)}/{encode_name(namespace_name)}"

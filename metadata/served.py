@@ -37,7 +37,7 @@ from metadata.served_wire import (
     RequestKind,
     decode_names,
 )
-from metadata.store import Cancel, Record, SessionState, check_path, check_value
+from metadata.store import Cancel, Guard, Record, SessionState, check_path, check_value
 from metadata.tree import NO_SESSION, check_version
 
 __all__ = ["MetadataServer", "ServedStore"]
@@ -125,17 +125,22 @@ class ServedStore:
         reply = await self._call(RequestKind.CREATE, path, value, ephemeral=ephemeral)
         return reply.version
 
-    async def put(self, path: str, value: bytes, version: int) -> int:
+    async def put(
+        self, path: str, value: bytes, version: int, guard: Guard | None = None
+    ) -> int:
         check_value(path, value)
         check_version(version)
-        reply = await self._call(RequestKind.PUT, path, value, version)
+        reply = await self._call(RequestKind.PUT, path, value, version, guard=guard)
         return reply.version
 
-    async def delete(self, path: str, version: int | None = None) -> None:
+    async def delete(
+        self, path: str, version: int | None = None, guard: Guard | None = None
+    ) -> None:
         if version is not None:
             check_version(version)
         await self._call(
-            RequestKind.DELETE, path, version=NO_VERSION if version is None else version
+            RequestKind.DELETE, path, version=NO_VERSION if version is None else version,
+            guard=guard,
         )
 
     async def children(self, path: str) -> list[str]:
@@ -179,6 +184,7 @@ class ServedStore:
         version: int = NO_VERSION,
         *,
         ephemeral: bool = False,
+        guard: Guard | None = None,
     ) -> Reply:
         check_path(path)
         timeout_s = max(self._timeout_s, MIN_CALL_TIMEOUT_S)
@@ -186,7 +192,7 @@ class ServedStore:
             async with asyncio.timeout(timeout_s):
                 link = await self._wait_for_link()
                 request = Request(
-                    kind, link.next_request_id(), path, value, version, ephemeral
+                    kind, link.next_request_id(), path, value, version, ephemeral, guard=guard
                 )
                 return await link.exchange(request)
         except TimeoutError:

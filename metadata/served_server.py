@@ -251,11 +251,11 @@ class _Connection:
             await store.change(lambda tree: tree.create(path, request.value, owner))
             version = 0
         elif kind is RequestKind.PUT:
-            await store.change(lambda tree: tree.put(path, request.value, version))
+            await store.change(lambda tree: tree.put(path, request.value, version, request.guard))
             version += 1
         elif kind is RequestKind.DELETE:
             expected = None if version == NO_VERSION else version
-            await store.change(lambda tree: tree.delete(path, expected))
+            await store.change(lambda tree: tree.delete(path, expected, request.guard))
         else:
             await store.end_session(self._session_id)
         return Reply(ReplyKind.OK, request.request_id, body, version)

@@ -1,7 +1,8 @@
 """Frames between a served metadata store and its clients; no I/O here.
 
 Big-endian. Request: u8 kind, u64 request id, u8 flag, i64 version, u64 session id, u32 timeout
-in ms, u16 length of the path, path, value. Reply: u8 kind, u64 request id, u8 code, i64 version,
+in ms, u16 length of the path, path, value; with flag 2 the guard before the value: i64 version,
+u16 length of its path, path. Reply: u8 kind, u64 request id, u8 code, i64 version,
 u64 session id, u32 timeout in ms, body. Each kind uses the fields it needs, the others are 0.
 A link begins with HELLO, whose value is MAGIC and whose version is the protocol's.
 """
@@ -25,7 +26,7 @@ from magnetar.errors import (
     NotSupported,
     SessionExpired,
 )
-from metadata.store import MAX_VALUE_BYTES
+from metadata.store import MAX_VALUE_BYTES, Guard
 
 MAGIC: Final = b"magnetar metadata"
 PROTOCOL_VERSION: Final = 1
@@ -35,8 +36,13 @@ NO_REQUEST: Final = 0
 
 _REQUEST: Final = struct.Struct(">BQBqQIH")
 _REPLY: Final = struct.Struct(">BQBqQI")
+_GUARD: Final = struct.Struct(">qH")
+_EPHEMERAL: Final = 1
+_GUARDED: Final = 2
 MAX_PATH_BYTES: Final = 0xFFFF
-MAX_REQUEST_BYTES: Final = _REQUEST.size + MAX_PATH_BYTES + MAX_VALUE_BYTES
+MAX_REQUEST_BYTES: Final = (
+    _REQUEST.size + MAX_PATH_BYTES + _GUARD.size + MAX_PATH_BYTES + MAX_VALUE_BYTES
+)
 
 
 class RequestKind(IntEnum):
@@ -92,7 +98,7 @@ _CODES: Final = {kind: code for code, kind in _ERRORS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One frame from a client; `ephemeral` is the flag of CREATE."""
+    """One frame from a client; `ephemeral` is for CREATE, `guard` for PUT and DELETE."""
 
     kind: RequestKind
     request_id: int
@@ -102,6 +108,7 @@ class Request:
     ephemeral: bool = False
     session_id: int = 0
     timeout_ms: int = 0
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,34 +126,56 @@ class Reply:
 
 def encode_request(request: Request) -> bytes:
     """Raises InvalidArgument for a path above MAX_PATH_BYTES."""
-    path = request.path.encode()
-    if len(path) > MAX_PATH_BYTES:
-        raise InvalidArgument(f"a metadata path of {len(path)} bytes is above {MAX_PATH_BYTES}")
+    path, guard = _encode_path(request.path), b""
+    flags = _EPHEMERAL if request.ephemeral else 0
+    if request.guard is not None:
+        flags |= _GUARDED
+        beside = _encode_path(request.guard.path)
+        guard = _GUARD.pack(request.guard.version, len(beside)) + beside
     head = _REQUEST.pack(
-        request.kind, request.request_id, request.ephemeral, request.version,
+        request.kind, request.request_id, flags, request.version,
         request.session_id, request.timeout_ms, len(path),
     )  # fmt: skip
-    return head + path + request.value
+    return head + path + guard + request.value
+
+
+def _encode_path(text: str) -> bytes:
+    path = text.encode()
+    if len(path) > MAX_PATH_BYTES:
+        raise InvalidArgument(f"a metadata path of {len(path)} bytes is above {MAX_PATH_BYTES}")
+    return path
 
 
 def decode_request(frame: memoryview) -> Request:
     """Raises InvalidFrame."""
     if not _REQUEST.size <= len(frame) <= MAX_REQUEST_BYTES:
         raise InvalidFrame(f"a metadata request of {len(frame)} bytes")
-    kind, request_id, flag, version, session_id, timeout_ms, path_length = _REQUEST.unpack_from(
+    kind, request_id, flags, version, session_id, timeout_ms, path_length = _REQUEST.unpack_from(
         frame
     )
-    end = _REQUEST.size + path_length
+    guard: Guard | None = None
     try:
-        path = bytes(frame[_REQUEST.size : end]).decode()
-        if end > len(frame) or flag > 1:
-            raise ValueError("a field runs past the end")
+        if flags > _EPHEMERAL | _GUARDED:
+            raise ValueError("an unknown flag")
+        path, end = _decode_path(frame, _REQUEST.size, path_length)
+        if flags & _GUARDED:
+            guard_version, guard_length = _GUARD.unpack_from(frame, end)
+            beside, end = _decode_path(frame, end + _GUARD.size, guard_length)
+            guard = Guard(beside, guard_version)
         return Request(
-            RequestKind(kind), request_id, path, bytes(frame[end:]), version, bool(flag),
-            session_id, timeout_ms,
+            RequestKind(kind), request_id, path, bytes(frame[end:]), version,
+            bool(flags & _EPHEMERAL), session_id, timeout_ms, guard,
         )  # fmt: skip
-    except ValueError as error:
+    except (ValueError, struct.error) as error:
         raise InvalidFrame(f"a malformed metadata request: {error}") from error
+
+
+def _decode_path(frame: memoryview, start: int, length: int) -> tuple[str, int]:
+    """A path, and where it ends."""
+    end = start + length
+    if end > len(frame):
+        raise ValueError("a field runs past the end")
+    return bytes(frame[start:end]).decode(), end
 
 
 def encode_reply(reply: Reply) -> bytes:

@@ -38,6 +38,14 @@ class Record:
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Another node, a folder that holds no value, and the version that it must have as well."""
+
+    path: str
+    version: int
+
+
 class SessionState(Enum):
     """What is known of the session; see the module's picture."""
 
@@ -76,12 +84,17 @@ class MetadataStore(Protocol):
         """Create a node, and its parents as needed; answers version 0. Raises AlreadyExists,
         and InvalidArgument below an ephemeral node."""
 
-    async def put(self, path: str, value: bytes, version: int) -> int:
-        """Replace the value if `version` is still current; answers `version` + 1.
-        Raises BadVersion, NotFound."""
+    async def put(
+        self, path: str, value: bytes, version: int, guard: Guard | None = None
+    ) -> int:
+        """Replace the value if `version` is still current, and that of the guard; answers
+        `version` + 1. Raises BadVersion, NotFound."""
 
-    async def delete(self, path: str, version: int | None = None) -> None:
-        """Raises NotFound, BadVersion, NotEmpty."""
+    async def delete(
+        self, path: str, version: int | None = None, guard: Guard | None = None
+    ) -> None:
+        """Delete the node; the guard, if there is one, gets its next version by the same step.
+        Raises NotFound, BadVersion, NotEmpty."""
 
     async def children(self, path: str) -> list[str]:
         """Sorted names of the children. Raises NotFound (certain, as of `get`)."""

@@ -11,10 +11,10 @@ from typing import Any, Final
 from magnetar.errors import InvalidArgument, InvalidFrame
 from magnetar.ids import BrokerId, LedgerId
 from metadata import paths
-from metadata.cas import create_settled, delete_settled, put_settled
 from metadata.records import Json, RecordReader, encode_record
 from metadata.scheduled_topics import ScheduledTopics
 from metadata.store import Cancel, MetadataStore, child_names
+from metadata.topic_nodes import TopicNodes, TopicVersion
 
 NO_LEDGER_ID: Final = LedgerId(-1)
 """`last_ledger_id` of a topic that never had a ledger."""
@@ -218,26 +218,26 @@ class TopicRepository:
 
     def __init__(self, store: MetadataStore) -> None:
         self._store = store
+        self._nodes = TopicNodes(store)
         self.scheduled = ScheduledTopics(store)
 
-    async def create(self, record: TopicRecord) -> int:
-        """Answers the version; raises AlreadyExists."""
-        return await create_settled(self._store, paths.topic(record.name), encode_topic(record))
+    async def create(self, record: TopicRecord) -> None:
+        """Raises AlreadyExists."""
+        await self._nodes.create(record.name, encode_topic(record))
 
-    async def get(self, name: str) -> tuple[TopicRecord, int]:
+    async def get(self, name: str) -> tuple[TopicRecord, TopicVersion]:
         """The record and its version, by full name; raises NotFound."""
-        record = await self._store.get(paths.topic(name))
-        return decode_topic(record.value), record.version
+        value, version = await self._nodes.get(name)
+        return decode_topic(value), version
 
-    async def update(self, record: TopicRecord, version: int) -> int:
+    async def update(self, record: TopicRecord, version: TopicVersion) -> TopicVersion:
         """Replace the record if `version` is current; answers the new version. BadVersion means
         that another broker acted as owner: fence, for good (M2)."""
-        path = paths.topic(record.name)
-        return await put_settled(self._store, path, encode_topic(record), version)
+        return await self._nodes.put(record.name, encode_topic(record), version)
 
-    async def delete(self, name: str, version: int | None = None) -> None:
+    async def delete(self, name: str, version: TopicVersion) -> None:
         """Raises BadVersion, NotFound."""
-        await delete_settled(self._store, paths.topic(name), version)
+        await self._nodes.delete(name, version)
 
     async def list(self, tenant: str, namespace: str) -> list[str]:
         """Full names of the namespace's topics, sorted; read bucket by bucket, no snapshot.

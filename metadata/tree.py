@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from magnetar.errors import AlreadyExists, BadVersion, InvalidArgument, NotEmpty, NotFound
-from metadata.store import Record, check_path, check_value, parent_of
+from metadata.store import Guard, Record, check_path, check_value, parent_of
 
 NO_SESSION: Final = 0
 """`Node.session_id` of a lasting node."""
@@ -99,18 +99,26 @@ class Tree:
         changes.touched[path] = None
         changes.touched[parent] = None
 
-    def put(self, path: str, value: bytes, version: int) -> Changes:
+    def put(
+        self, path: str, value: bytes, version: int, guard: Guard | None = None
+    ) -> Changes:
         """Raises NotFound, BadVersion."""
         check_value(path, value)
         check_version(version)
+        if guard is not None:
+            self._check_current(guard.path, self._node(guard.path), guard.version)
         node = self._node(path)
         self._check_current(path, node, version)
         node.value = value
         node.version += 1
         return Changes({path: node}, {path: None})
 
-    def delete(self, path: str, version: int | None) -> Changes:
+    def delete(
+        self, path: str, version: int | None, guard: Guard | None = None
+    ) -> Changes:
         """Raises NotFound, BadVersion, NotEmpty."""
+        if guard is not None:
+            self._check_current(guard.path, self._node(guard.path), guard.version)
         node = self._node(path)
         if path == "/":
             raise InvalidArgument("the root of the metadata cannot be deleted")
@@ -119,7 +127,14 @@ class Tree:
             self._check_current(path, node, version)
         if node.children:
             raise NotEmpty(f"{path} has children")
-        return self._remove([path])
+        changes = self._remove([path])
+        if guard is not None:
+            beside = self._node(guard.path)
+            beside.value = b""
+            beside.version += 1
+            changes.written[guard.path] = beside
+            changes.touched[guard.path] = None
+        return changes
 
     def end_session(self, session_id: int) -> Changes:
         """Remove all that lived with the session."""

@@ -39,7 +39,7 @@ from magnetar.runtime.clock import Clock, SystemClock
 from metadata.callbacks import Callbacks, Watches
 from metadata.embedded import DEFAULT_SESSION_TIMEOUT_S
 from metadata.kazoo_window import KazooWindow
-from metadata.store import Cancel, Record, SessionState, check_path, check_value
+from metadata.store import Cancel, Guard, Record, SessionState, check_path, check_value
 from metadata.tree import check_version
 
 HEARTBEATS_PER_TIMEOUT: Final = 6
@@ -58,6 +58,9 @@ _ERRORS: Final[tuple[tuple[type[Exception], type[MagnetarError]], ...]] = (
     (kazoo_errors.NoAuthError, Unauthorized),
     (kazoo_errors.AuthFailedError, Unauthorized),
 )
+
+_NOT_THE_CAUSE: Final = (kazoo_errors.RolledBackError, kazoo_errors.RuntimeInconsistency)
+"""Outcomes of a transaction's steps where another step failed."""
 
 _PROOFS: Final = (
     kazoo_errors.NoNodeError,
@@ -175,22 +178,43 @@ class ZooKeeperStore:
         await self._call(begin, path)
         return 0
 
-    async def put(self, path: str, value: bytes, version: int) -> int:
+    async def put(
+        self, path: str, value: bytes, version: int, guard: Guard | None = None
+    ) -> int:
         check_path(path)
         check_value(path, value)
         check_version(version)
-        stat = await self._call(lambda full: self._client.set_async(full, value, version), path)
-        changed: int = stat.version
-        return changed
+        if guard is None:
+            await self._call(lambda full: self._client.set_async(full, value, version), path)
+            return version + 1
+        beside, current = self._full(guard.path), guard.version
 
-    async def delete(self, path: str, version: int | None = None) -> None:
+        def steps(transaction: Any, full: str) -> None:
+            transaction.check(beside, current)
+            transaction.set_data(full, value, version)
+
+        await self._together(steps, path)
+        return version + 1
+
+    async def delete(
+        self, path: str, version: int | None = None, guard: Guard | None = None
+    ) -> None:
         check_path(path)
         if path == "/":
             raise InvalidArgument("the root of the metadata cannot be deleted")
         if version is not None:
             check_version(version)
         expected = ANY_VERSION if version is None else version
-        await self._call(lambda full: self._client.delete_async(full, expected), path)
+        if guard is None:
+            await self._call(lambda full: self._client.delete_async(full, expected), path)
+            return
+        beside, current = self._full(guard.path), guard.version
+
+        def steps(transaction: Any, full: str) -> None:
+            transaction.set_data(beside, b"", current)
+            transaction.delete(full, expected)
+
+        await self._together(steps, path)
 
     def watch(self, path: str, callback: Callable[[], None]) -> Cancel:
         check_path(path)
@@ -231,6 +255,18 @@ class ZooKeeperStore:
         except NotFound:
             await self._call(self._client.sync_async, path)
             return await self._call(begin, path)
+
+    async def _together(self, steps: Callable[[Any, str], None], path: str) -> None:
+        """All steps or none; raises what the first one that failed does."""
+
+        def begin(full: str) -> Any:
+            transaction = self._client.transaction()
+            steps(transaction, full)
+            return transaction.commit_async()
+
+        for outcome in await self._call(begin, path):
+            if isinstance(outcome, Exception) and not isinstance(outcome, _NOT_THE_CAUSE):
+                raise translate(outcome, path)
 
     async def _call(self, begin: Callable[[str], Any], path: str) -> Any:
         timeout_s = max(self._timeout_s, MIN_CALL_TIMEOUT_S)

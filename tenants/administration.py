@@ -219,7 +219,7 @@ class TenantAdministration:
 
     async def _partitions(self, topic: str) -> int:
         with contextlib.suppress(NotFound):
-            record, _ = await self._partitioned.read(topic)
+            record = await self._partitioned.read(topic)
             if isinstance(record, PartitionedTopicRecord):
                 return record.partitions
         return 0

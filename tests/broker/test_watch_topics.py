@@ -77,7 +77,8 @@ async def test_first_all_there_are_then_every_change() -> None:
         await watching.sees({ORDERS: 5, full("zebras"): 0, full("by-use"): 0})
         await other.broker.catalog.close_partitions(named("orders"))
         await watching.sees({full("zebras"): 0, full("by-use"): 0})
-        await TopicRepository(other.session).delete(full("by-use"))
+        topics = TopicRepository(other.session)
+        await topics.delete(full("by-use"), (await topics.get(full("by-use")))[1])
         await other.broker.catalog.tell_changed(named("by-use"))
         await watching.sees({full("zebras"): 0})
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from magnetar.errors import ConnectionLoss
 from metadata.embedded import EmbeddedSession, EmbeddedStore
-from metadata.store import Cancel, Record, SessionState
+from metadata.store import Cancel, Guard, Record, SessionState
 
 T = TypeVar("T")
 
@@ -73,11 +73,15 @@ class FaultyStore:
         creating = self.session.create(path, value, ephemeral=ephemeral)
         return await self._with(self.faults, creating)
 
-    async def put(self, path: str, value: bytes, version: int) -> int:
-        return await self._with(self.faults, self.session.put(path, value, version))
+    async def put(
+        self, path: str, value: bytes, version: int, guard: Guard | None = None
+    ) -> int:
+        return await self._with(self.faults, self.session.put(path, value, version, guard))
 
-    async def delete(self, path: str, version: int | None = None) -> None:
-        await self._with(self.faults, self.session.delete(path, version))
+    async def delete(
+        self, path: str, version: int | None = None, guard: Guard | None = None
+    ) -> None:
+        await self._with(self.faults, self.session.delete(path, version, guard))
 
     async def close(self) -> None:
         await self.session.close()

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from metadata.embedded import EmbeddedSession
+from metadata.store import Guard
 
 
 class Pause:
@@ -52,10 +53,14 @@ class PausedStore:
         await self._held("create", path)
         return await self._session.create(path, value, ephemeral=ephemeral)
 
-    async def put(self, path: str, value: bytes, version: int) -> int:
+    async def put(
+        self, path: str, value: bytes, version: int, guard: Guard | None = None
+    ) -> int:
         await self._held("put", path)
-        return await self._session.put(path, value, version)
+        return await self._session.put(path, value, version, guard)
 
-    async def delete(self, path: str, version: int | None = None) -> None:
+    async def delete(
+        self, path: str, version: int | None = None, guard: Guard | None = None
+    ) -> None:
         await self._held("delete", path)
-        await self._session.delete(path, version)
+        await self._session.delete(path, version, guard)

@@ -32,6 +32,7 @@ from metadata.served_wire import (
     encode_reply,
     encode_request,
 )
+from metadata.store import Guard
 from metadata.tenants import (
     NamespaceRecord,
     PoliciesRecord,
@@ -156,6 +157,9 @@ FRAMES = {
     ),
     "hello": encode_request(
         Request(RequestKind.HELLO, 1, value=b"magnetar metadata", version=1, timeout_ms=6000)
+    ),
+    "guarded": encode_request(
+        Request(RequestKind.PUT, 9, "/a/ü", b"value", 3, guard=Guard("/a", 12))
     ),
     "reply": encode_reply(Reply(ReplyKind.OK, 7, b"body", 5, 0, 9, 4000)),
     "refusal": encode_reply(Reply(ReplyKind.ERROR, 8, b"no", code=2)),

@@ -236,13 +236,14 @@ async def test_a_topic_changes_owner_by_compare_and_set(faulty: FaultyStore) -> 
     owned = replace(record, owner=Owner(BrokerId("one"), "x", 1))
     faulty.faults[:] = [UNANSWERED, UNAPPLIED]
 
-    assert await topics.update(owned, 0) == 1
+    _, before = await topics.get(record.name)
+    after = await topics.update(owned, before)
     with pytest.raises(BadVersion):
-        await topics.update(replace(record, owner=Owner(BrokerId("two"), "y", 1)), 0)
+        await topics.update(replace(record, owner=Owner(BrokerId("two"), "y", 1)), before)
 
-    assert await topics.get(record.name) == (owned, 1)
+    assert await topics.get(record.name) == (owned, after)
     await watcher.fired()
-    await topics.delete(record.name, 1)
+    await topics.delete(record.name, after)
     with pytest.raises(NotFound):
         await topics.get(record.name)
 

@@ -41,7 +41,7 @@ from metadata.served_wire import (
     error_of,
     error_reply,
 )
-from metadata.store import SessionState
+from metadata.store import Guard, SessionState
 from tests.metadata.memory_network import MemoryNetwork
 from tests.metadata.waiting import PATIENCE_S, Signal, States
 
@@ -357,9 +357,14 @@ async def test_over_tcp_through_its_url(tmp_path: Path) -> None:
 
 def test_frames_survive_their_coding() -> None:
     request = Request(RequestKind.CREATE, 7, "/ü/b", b"\x00value", 3, True, 2**63, 4000)
+    guarded = Request(RequestKind.DELETE, 7, "/ü/b", version=3, guard=Guard("/ü", 2**40))
     reply = Reply(ReplyKind.OK, 7, b"body", 5, 0, 2**63, 4000)
 
-    assert decode_request(memoryview(encode_request(request))) == request
+    for one in (request, guarded):
+        assert decode_request(memoryview(encode_request(one))) == one
+    for length in range(len(encode_request(guarded))):
+        with pytest.raises(InvalidFrame):
+            decode_request(memoryview(encode_request(guarded))[:length])
     assert decode_reply(memoryview(encode_reply(reply))) == reply
     assert decode_names(encode_names([])) == []
     assert decode_names(encode_names(["a", "b"])) == ["a", "b"]

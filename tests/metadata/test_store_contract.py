@@ -14,7 +14,7 @@ from magnetar.errors import (
     NotEmpty,
     NotFound,
 )
-from metadata.store import MAX_VALUE_BYTES, MetadataStore, Record, SessionState
+from metadata.store import MAX_VALUE_BYTES, Guard, MetadataStore, Record, SessionState
 from tests.metadata.conftest import OpenSession
 
 PATIENCE_S = 10.0
@@ -116,6 +116,46 @@ async def test_delete_honours_versions_and_children(store: MetadataStore) -> Non
 
     with pytest.raises(NotFound):
         await store.get("/a")
+
+
+async def test_a_guarded_write_needs_the_versions_of_both_nodes(store: MetadataStore) -> None:
+    await store.create("/a/b", b"one")
+    await store.create("/a/c", b"other")
+    await store.delete("/a/c", 0, Guard("/a", 0))
+
+    for version, guard in [(0, Guard("/a", 0)), (1, Guard("/a", 1)), (0, Guard("/a", 2))]:
+        with pytest.raises(BadVersion):
+            await store.put("/a/b", b"two", version, guard)
+    assert await store.put("/a/b", b"two", 0, Guard("/a", 1)) == 1
+
+    assert await store.get("/a/b") == Record(b"two", 1)
+    assert await store.get("/a") == Record(b"", 1)
+
+
+async def test_a_guarded_deletion_gives_its_guard_another_version(store: MetadataStore) -> None:
+    await store.create("/a/b/c", b"leaf")
+
+    for version, guard in [(0, Guard("/a", 1)), (1, Guard("/a", 0))]:
+        with pytest.raises(BadVersion):
+            await store.delete("/a/b/c", version, guard)
+    with pytest.raises(NotEmpty):
+        await store.delete("/a/b", 0, Guard("/a", 0))
+    assert await store.get("/a") == Record(b"", 0)
+    await store.delete("/a/b/c", 0, Guard("/a", 0))
+
+    assert await store.children("/a/b") == []
+    assert await store.get("/a") == Record(b"", 1)
+
+
+async def test_guarded_changes_of_what_is_absent_are_refused(store: MetadataStore) -> None:
+    await store.create("/a/b", b"one")
+
+    with pytest.raises(NotFound):
+        await store.put("/a/x", b"", 0, Guard("/a", 0))
+    with pytest.raises(NotFound):
+        await store.delete("/a/x", 0, Guard("/a", 0))
+    with pytest.raises(NotFound):
+        await store.put("/a/b", b"", 0, Guard("/none", 0))
 
 
 async def test_a_node_made_again_begins_at_version_0(store: MetadataStore) -> None:

@@ -25,7 +25,7 @@ from magnetar.errors import (
     NotFound,
     SessionExpired,
 )
-from metadata.store import Record, SessionState, check_path, check_value, parent_of
+from metadata.store import Guard, Record, SessionState, check_path, check_value, parent_of
 from tests.sim.loop import SimLoop
 from tests.sim.network import Fabric, Host
 from tests.sim.trace import Trace
@@ -91,8 +91,11 @@ class MetadataTree:
         self._add(path, value, session if ephemeral else 0)
         return 0
 
-    def put(self, path: str, value: bytes, version: int) -> int:
+    def put(
+        self, path: str, value: bytes, version: int, guard: Guard | None = None
+    ) -> int:
         check_value(path, value)
+        self._check_guard(guard)
         node = self._node(path)
         if node.version != version:
             raise BadVersion(f"{path} is at version {node.version}, not {version}")
@@ -102,13 +105,20 @@ class MetadataTree:
         self._tell(path, before, value)
         return node.version
 
-    def delete(self, path: str, version: int | None) -> None:
+    def delete(self, path: str, version: int | None, guard: Guard | None = None) -> None:
+        self._check_guard(guard)
         node = self._node(path)
         if version is not None and node.version != version:
             raise BadVersion(f"{path} is at version {node.version}, not {version}")
         if node.children:
             raise NotEmpty(path)
         self._remove(path)
+        if guard is not None:
+            self.put(guard.path, b"", guard.version, None)
+
+    def _check_guard(self, guard: Guard | None) -> None:
+        if guard is not None and self._node(guard.path).version != guard.version:
+            raise BadVersion(f"{guard.path} is not at version {guard.version}")
 
     def children(self, path: str) -> list[str]:
         return sorted(self._node(path).children)
@@ -388,12 +398,16 @@ class SimStore:
         version: int = await self._call("create", path, value, ephemeral)
         return version
 
-    async def put(self, path: str, value: bytes, version: int) -> int:
-        new_version: int = await self._call("put", path, value, version)
+    async def put(
+        self, path: str, value: bytes, version: int, guard: Guard | None = None
+    ) -> int:
+        new_version: int = await self._call("put", path, value, version, guard)
         return new_version
 
-    async def delete(self, path: str, version: int | None = None) -> None:
-        await self._call("delete", path, version)
+    async def delete(
+        self, path: str, version: int | None = None, guard: Guard | None = None
+    ) -> None:
+        await self._call("delete", path, version, guard)
 
     async def children(self, path: str) -> list[str]:
         names: list[str] = await self._call("children", path)

@@ -8,6 +8,7 @@ import pytest
 
 from magnetar.errors import InvalidArgument, MetadataError
 from metadata.embedded import EmbeddedStore
+from metadata.store import Guard
 from tests.sim.store import MetadataTree
 
 PATHS = ("/a", "/a/b", "/a/b/c", "/d", "/d/e", "/e")
@@ -38,20 +39,22 @@ async def test_the_tree_answers_as_the_embedded_store(seed: int) -> None:
         path, version = chance.choice(PATHS), chance.randrange(3)
         value = b"%d" % step
         kind = chance.randrange(6)
+        beside = chance.choice([one for one in PATHS if one != path])
+        guard = Guard(beside, chance.randrange(2)) if chance.random() < 0.3 else None
         if kind == 0:
             ephemeral = chance.random() < 0.3
             ours = attempt(lambda p=path, v=value, e=ephemeral: tree.create(p, v, e, number))
             theirs = await real("create", path, value, ephemeral=ephemeral)
         elif kind in (1, 2):
-            ours = attempt(lambda p=path, v=value, n=version: tree.put(p, v, n))
-            theirs = await real("put", path, value, version)
+            ours = attempt(lambda p=path, v=value, n=version, w=guard: tree.put(p, v, n, w))
+            theirs = await real("put", path, value, version, guard)
         elif kind == 3:
             ours = attempt(lambda p=path: tree.get(p))
             theirs = await real("get", path)
         elif kind == 4:
             given = chance.choice((None, version))
-            ours = attempt(lambda p=path, g=given: tree.delete(p, g))
-            theirs = await real("delete", path, given)
+            ours = attempt(lambda p=path, g=given, w=guard: tree.delete(p, g, w))
+            theirs = await real("delete", path, given, guard)
         else:
             ours = attempt(lambda p=path: tree.children(p))
             theirs = await real("children", path)

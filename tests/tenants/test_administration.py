@@ -75,7 +75,8 @@ async def test_only_what_is_empty_is_deleted(
     with pytest.raises(ResourceInUse, match="created"):
         await administration.delete_namespace("shop", "orders")
 
-    await TopicRepository(session).delete(TOPIC.full)
+    topics = TopicRepository(session)
+    await topics.delete(TOPIC.full, (await topics.get(TOPIC.full))[1])
     await administration.delete_namespace("shop", "orders")
     await administration.delete_tenant("shop")
     assert await administration.list_tenants() == ()
