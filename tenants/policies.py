@@ -186,13 +186,13 @@ class TopicPolicies:
         minimum=0, maximum=1_000, narrowest=Level.NAMESPACE,
     )
     max_unacked_messages_per_consumer: int = _setting(
-        50_000, "Messages one consumer may hold unacknowledged before it gets no more; -1 without"
-        " limit.",
+        50_000, "Messages one consumer may hold unacknowledged before it gets no more; 0 or -1"
+        " without limit.",
         minimum=UNLIMITED, maximum=INT64_MAX,
     )
     max_unacked_messages_per_subscription: int = _setting(
         200_000, "Messages delivered and not acknowledged, over all consumers of a subscription,"
-        " above which nothing new is delivered; -1 without limit.",
+        " above which nothing new is delivered; 0 or -1 without limit.",
         minimum=UNLIMITED, maximum=INT64_MAX,
     )
     global_order: bool = _setting(

@@ -29,7 +29,7 @@ from broker.settings import BrokerLimits
 from broker.stored_entry import StoredEntry
 from broker.subscription_stats import Block
 from broker.traffic import TrafficCounter
-from tenants.policies import UNLIMITED, TopicPolicies
+from tenants.policies import TopicPolicies
 
 NO_BOUND = 1 << 62
 
@@ -296,4 +296,4 @@ class Desk:
 
 
 def _bound(policy: int) -> int:
-    return NO_BOUND if policy == UNLIMITED else policy
+    return policy if policy > 0 else NO_BOUND

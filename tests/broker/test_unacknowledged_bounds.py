@@ -116,6 +116,21 @@ async def test_a_bound_that_is_raised_lets_dispatch_go_on() -> None:
         assert len(await one.receive(8)) == 8
 
 
+@pytest.mark.parametrize("lifted", [0, -1])
+@pytest.mark.parametrize("kind", [SubscriptionKind.EXCLUSIVE, SubscriptionKind.SHARED])
+async def test_neither_0_nor_minus_1_is_a_bound(kind: SubscriptionKind, lifted: int) -> None:
+    async with world() as made:
+        node = await made.broker(policies=TopicPolicies(
+            max_unacked_messages_per_consumer=lifted,
+            max_unacked_messages_per_subscription=lifted,
+        ))
+        one = await Subscriber.open(node, kind=kind)
+        await (await Publisher.open(node)).publish(b"0", b"1", b"2")
+
+        assert await one.receive(3) == [b"0", b"1", b"2"]
+        assert reasons_of(await subscription_of(node)) == []
+
+
 async def test_counts_stay_exact_whatever_settles_messages() -> None:
     async with world() as made:
         node = await made.broker()
