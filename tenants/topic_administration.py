@@ -42,7 +42,8 @@ class TopicOperations(Protocol):
     async def list(
         self, namespace: str, pattern: str = "", *, page_size: int = 0, page: str = ""
     ) -> TopicPage:
-        """By name; `pattern` is a glob over the last part of it. Raises ResourceNotFound."""
+        """By name, those too that some broker has in memory only; `pattern` is a glob over the
+        last part of it. Raises ResourceNotFound."""
 
     async def get(self, topic: str) -> TopicInfo:
         """As the metadata has it; loads nothing."""

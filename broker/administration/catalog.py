@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import re
 from collections.abc import Mapping
 
-from broker.administration.limits import (
-    PAGE_ITEMS,
-    PAGE_ITEMS_MAX,
-    PATTERN_CHARACTERS,
-    PROPERTIES_BYTES,
-)
+from broker.administration.limits import PROPERTIES_BYTES
+from broker.administration.listing import check_page, page_of, split_namespace
 from broker.topic_catalog import TopicCatalog
 from magnetar.admin.topic_values import TopicInfo, TopicPage, TopicSummary
 from magnetar.errors import InvalidArgument, NotFound, NotSupported, ResourceNotFound
-from magnetar.topic import TopicName, check_name
+from magnetar.topic import TopicName
 from metadata.brokers import BrokerDirectory
 from metadata.partitioned_topics import PartitionedTopicRecord
 from metadata.store import MetadataStore
@@ -93,32 +87,18 @@ class AdministeredCatalog:
     ) -> TopicPage:
         """See `TopicOperations.list`. A page begins after the name that `page` is."""
         tenant, name = split_namespace(namespace)
-        if not 0 <= page_size <= PAGE_ITEMS_MAX:
-            raise InvalidArgument(f"page_size is from 1 to {PAGE_ITEMS_MAX}")
-        matches = _glob(pattern)
+        check_page(pattern, page_size)
         try:
             await self._namespaces.get(tenant, name)
         except NotFound:
             raise ResourceNotFound(f"there is no namespace {namespace}") from None
-        prefix = f"persistent://{namespace}/"
-        found = [
-            TopicSummary(one.name, one.partitions)
-            for one in await self._catalog.list_topics(tenant, name)
-            if one.name > page
-            and (matches is None or matches.match(one.name.removeprefix(prefix)))
-        ]
-        shown = tuple(found[: page_size or PAGE_ITEMS])
-        return TopicPage(shown, shown[-1].name if len(found) > len(shown) else "")
-
-
-def split_namespace(namespace: str) -> tuple[str, str]:
-    """(tenant, namespace) of tenant/namespace; raises InvalidArgument."""
-    tenant, separator, name = namespace.partition("/")
-    if not separator:
-        raise InvalidArgument(f"a namespace is written tenant/namespace, not {namespace!r}")
-    check_name(tenant, "tenant")
-    check_name(name, "namespace")
-    return tenant, name
+        return page_of(
+            [
+                TopicSummary(one.name, one.partitions)
+                for one in await self._catalog.list_topics(tenant, name)
+            ],
+            namespace, pattern, page_size, page,
+        )
 
 
 def _persistent(topic: str) -> TopicName:
@@ -133,12 +113,3 @@ def _checked_properties(properties: Mapping[str, str]) -> dict[str, str]:
     if size > PROPERTIES_BYTES:
         raise InvalidArgument(f"a topic's properties have at most {PROPERTIES_BYTES} bytes")
     return dict(properties)
-
-
-def _glob(pattern: str) -> re.Pattern[str] | None:
-    """What `fnmatch` makes of it does not backtrack over a star."""
-    if not pattern:
-        return None
-    if len(pattern) > PATTERN_CHARACTERS:
-        raise InvalidArgument(f"a pattern has at most {PATTERN_CHARACTERS} characters")
-    return re.compile(fnmatch.translate(pattern))

@@ -18,6 +18,8 @@ OWNER_PAUSE_S: Final = 0.05
 OWNER_PAUSE_MAX_S: Final = 0.5
 REACH_S: Final = 1.0
 """For a link to another broker to come up."""
+EVERY_BROKER_S: Final = 3.0
+"""For a call that asks every broker, which goes on without those that do not answer."""
 PAGE_ITEMS: Final = 1_000
 PAGE_ITEMS_MAX: Final = 10_000
 PEEK_MESSAGES_MAX: Final = 1_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.administration.listing import page_of
 from broker.administration.local_schedule import LocalSchedule
 from broker.administration.local_subscriptions import LocalSubscriptions
 from broker.administration.places import id_of, position_of
@@ -10,7 +11,13 @@ from broker.administration.stored_messages import message_at
 from broker.broker import Broker
 from broker.conversation import MessagePosition
 from broker.space_report import space_report
-from magnetar.admin.topic_values import SpaceReport, StoredMessage, TopicStats
+from magnetar.admin.topic_values import (
+    SpaceReport,
+    StoredMessage,
+    TopicPage,
+    TopicStats,
+    TopicSummary,
+)
 from magnetar.message_id import MessageId
 from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
@@ -49,6 +56,17 @@ class LocalTopics:
 
     async def delete(self, topic: str, force: bool = False) -> None:
         await self._broker.lifecycle.delete(topic, force=force)
+
+    async def list(
+        self, namespace: str, pattern: str = "", *, page_size: int = 0, page: str = ""
+    ) -> TopicPage:
+        return page_of(
+            [
+                TopicSummary(topic.name) for topic in self._broker.registry.all()
+                if topic.memory is not None and not topic.closing
+            ],
+            namespace, pattern, page_size, page,
+        )
 
     async def why_space(self, topic: str) -> SpaceReport:
         return space_value(await space_report(await self._broker.existing_topic(topic)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from broker.administration.catalog import AdministeredCatalog
+from broker.administration.listing import joined
 from broker.administration.merging import sum_of_topics
 from broker.administration.routed_schedule import RoutedSchedule
 from broker.administration.routed_subscriptions import RoutedSubscriptions
@@ -49,7 +51,14 @@ class RoutedTopics:
     async def list(
         self, namespace: str, pattern: str = "", *, page_size: int = 0, page: str = ""
     ) -> TopicPage:
-        return await self._catalog.list(namespace, pattern, page_size=page_size, page=page)
+        stored = await self._catalog.list(namespace, pattern, page_size=page_size, page=page)
+        in_memory, unreachable = await self._routing.at_every_broker(
+            lambda broker: broker.topics.list(
+                namespace, pattern, page_size=page_size, page=page)
+        )
+        return replace(
+            joined([*in_memory, stored], page_size), unreachable_brokers=unreachable
+        )
 
     async def get(self, topic: str) -> TopicInfo:
         return await self._catalog.get(topic)

@@ -7,17 +7,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from broker.administration.limits import (
+    EVERY_BROKER_S,
     OWNER_ATTEMPTS,
     OWNER_PAUSE_MAX_S,
     OWNER_PAUSE_S,
     PARTITIONS_AT_ONCE,
 )
 from broker.broker import Broker
-from magnetar.admin.topic_values import SpaceReport, TopicStats
+from magnetar.admin.topic_values import SpaceReport, TopicPage, TopicStats
 from magnetar.errors import (
     ConnectionFailed,
     MagnetarError,
     NotOwner,
+    OperationTimeout,
     ResourceExists,
     SubscriptionNotFound,
     TopicNotFound,
@@ -25,6 +27,7 @@ from magnetar.errors import (
 from magnetar.message_id import MessageId
 from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
+from metadata.brokers import BrokerRegistration
 from tenants.topic_administration import (
     MessageOperations,
     ScheduleOperations,
@@ -46,6 +49,11 @@ class OwnerTopicOperations(Protocol):
     async def delete(self, topic: str, force: bool = False) -> None: ...
 
     async def why_space(self, topic: str) -> SpaceReport: ...
+
+    async def list(
+        self, namespace: str, pattern: str = "", *, page_size: int = 0, page: str = ""
+    ) -> TopicPage:
+        """Those that this broker has in memory only."""
 
 
 class OwnerAdministration(Protocol):
@@ -174,6 +182,27 @@ class Routing:
             said = next((one for one in results if isinstance(one, SubscriptionNotFound)), None)
             raise said or SubscriptionNotFound(f"{topic} has no such subscription")
         return _all_done(there)
+
+    async def at_every_broker(
+        self, work: Callable[[OwnerAdministration], Awaitable[Result]]
+    ) -> tuple[list[Result], tuple[str, ...]]:
+        """What the brokers answer, and the ids of those that do not."""
+
+        async def at(broker: BrokerRegistration) -> Result | None:
+            mine = broker.broker_id == self._broker.settings.broker_id
+            try:
+                async with asyncio.timeout(EVERY_BROKER_S):
+                    return await work(
+                        self._here if mine else self._peer(str(broker.address)))
+            except (ConnectionFailed, OperationTimeout, NotOwner, TimeoutError):
+                return None
+
+        brokers = self._broker.directory.all()
+        answers = await asyncio.gather(*map(at, brokers))
+        return [one for one in answers if one is not None], tuple(
+            broker.broker_id for broker, answer in zip(brokers, answers, strict=True)
+            if answer is None
+        )
 
     async def _at_owners(
         self, names: Sequence[TopicName], at: Callable[[TopicName], Awaitable[Result]]

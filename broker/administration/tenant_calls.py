@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from broker.administration.calls import Calls
-from broker.administration.catalog import split_namespace
+from broker.administration.listing import split_namespace
 from magnetar.admin.codec import fill, policy_message, policy_of
 from magnetar.admin.values import PolicyValue
 from magnetar.errors import InvalidArgument

@@ -81,7 +81,7 @@ class TopicCalls:
     async def _list_topics(
         self, request: pb.ListTopicsRequest, reply: pb.ListTopicsReply
     ) -> None:
-        fill(reply, await self._topics.topics.list(
+        fill(reply, await self._for(request).topics.list(
             request.namespace, request.pattern, page_size=request.page_size, page=request.page
         ))
 

@@ -40,10 +40,14 @@ class TopicSummary:
 
 @dataclass(frozen=True, slots=True)
 class TopicPage:
-    """Some topics, by name. An empty `next_page` says that there are no more."""
+    """Some topics, by name. An empty `next_page` says that there are no more.
+
+    What the `unreachable_brokers` have in memory, non-persistent topics, is missing.
+    """
 
     topics: tuple[TopicSummary, ...]
     next_page: str = ""
+    unreachable_brokers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,8 @@ class Topics:
     async def list(
         self, namespace: str, pattern: str = "", *, page_size: int = 0, page: str = ""
     ) -> TopicPage:
-        """Topics of a namespace by name, `page_size` at a time (0: as the broker likes).
+        """Topics of a namespace by name, `page_size` at a time (0: as the broker likes), those
+        first that are not persistent and in the memory of a broker now.
 
         `pattern` is a glob over the last part of the name, such as `orders-*`. `page` is the
         `next_page` of the answer before. Raises ResourceNotFound.

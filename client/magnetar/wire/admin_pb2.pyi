@@ -888,6 +888,7 @@ class ListTopicsRequest(_message.Message):
     PATTERN_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     pattern: _builtins.str
     """a glob over the last part of the name: orders-*; empty: all"""
@@ -895,6 +896,8 @@ class ListTopicsRequest(_message.Message):
     """0: as the broker likes"""
     page: _builtins.str
     """of the reply before; empty: the first"""
+    forwarded: _builtins.bool
+    """by a broker: only the topics that this one has in memory"""
     def __init__(
         self,
         *,
@@ -902,10 +905,11 @@ class ListTopicsRequest(_message.Message):
         pattern: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page: _builtins.str = ...,
+        forwarded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page", b"page", "page_size", b"page_size", "pattern", b"pattern"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "namespace", b"namespace", "page", b"page", "page_size", b"page_size", "pattern", b"pattern"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -942,6 +946,7 @@ class ListTopicsReply(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     TOPICS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_BROKERS_FIELD_NUMBER: _builtins.int
     next_page: _builtins.str
     """empty: that was all"""
     @_builtins.property
@@ -950,16 +955,21 @@ class ListTopicsReply(_message.Message):
     def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicSummary]:
         """sorted by name"""
 
+    @_builtins.property
+    def unreachable_brokers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """their non-persistent topics are missing"""
+
     def __init__(
         self,
         *,
         error: _broker_pb2.Error | None = ...,
         topics: _abc.Iterable[Global___TopicSummary] | None = ...,
         next_page: _builtins.str = ...,
+        unreachable_brokers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "next_page", b"next_page", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "next_page", b"next_page", "topics", b"topics", "unreachable_brokers", b"unreachable_brokers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

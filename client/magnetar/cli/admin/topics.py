@@ -91,16 +91,23 @@ def list_topics(
     magnetar admin topics list shop/orders --pattern 'created-*'
     """
     found: list[dict[str, object]] = []
+    unreachable: set[str] = set()
     with administration(url) as admin:
         page = ""
         while True:
             some = admin.topics.list(namespace, pattern, page_size=TOPICS_A_CALL, page=page)
+            unreachable.update(some.unreachable_brokers)
             found += [{"topic": one.name, "partitions": one.partitions} for one in some.topics]
             page = some.next_page
             if not page or (limit and len(found) >= limit):
                 break
     found = found[:limit] if limit else found
     as_json(found) if json else table(found, "no topics")
+    if unreachable:
+        typer.echo(
+            f"not asked, and what they have in memory is missing: {', '.join(sorted(unreachable))}",
+            err=True,
+        )
 
 
 @app.command()
