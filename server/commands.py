@@ -13,6 +13,7 @@ import typer
 
 from magnetar.cli.options import Output, OutputOption
 from magnetar.errors import InvalidArgument
+from server.logs import LogLevel, configure_logging
 
 if TYPE_CHECKING:
     from magnetar.runtime.network import Address
@@ -43,6 +44,12 @@ SessionTimeout = Annotated[
     float, typer.Option("--session-timeout-s", min=0.5, help="Metadata session timeout.")
 ]
 NodeId = Annotated[str, typer.Option("--id", help="Stable name of this node.")]
+Level = Annotated[
+    LogLevel,
+    typer.Option(
+        "--log-level", envvar="MAGNETAR_LOG_LEVEL", help="What goes to stderr, from here on."
+    ),
+]
 Policies = Annotated[
     list[str] | None,
     typer.Option(
@@ -53,9 +60,10 @@ Policies = Annotated[
 cluster_commands = typer.Typer(help="Prepare a cluster's metadata.", no_args_is_help=True)
 
 
-def _load_without_collecting() -> None:
+def _begin(log_level: LogLevel) -> None:
     """What loading the rooms makes lives as long as the process: nothing to search for garbage.
     `server.process` collects again once it serves."""
+    configure_logging(log_level)
     gc.disable()
 
 
@@ -73,9 +81,10 @@ def standalone(
     host: Host = LOOPBACK,
     port: Port = 6650,
     admin_port: AdminPort = 8080,
+    log_level: Level = LogLevel.INFO,
 ) -> None:
     """A whole cluster in one process, every message durable on this disk."""
-    _load_without_collecting()
+    _begin(log_level)
     from magnetar.runtime.network import Address
     from server.parts import Standalone, serve_standalone
     from server.process import run
@@ -85,10 +94,11 @@ def standalone(
 
 
 def serve_metadata_command(
-    data: DataFolder, host: Host = LOOPBACK, port: Port = 2180, admin_port: AdminPort = 0
+    data: DataFolder, host: Host = LOOPBACK, port: Port = 2180, admin_port: AdminPort = 0,
+    log_level: Level = LogLevel.INFO,
 ) -> None:
     """Serve metadata to the processes of one machine, in place of ZooKeeper."""
-    _load_without_collecting()
+    _begin(log_level)
     from magnetar.runtime.network import Address
     from server.parts import serve_metadata
     from server.process import run
@@ -113,9 +123,10 @@ def bookie(
             help="End limbo: what this node lost counts as never stored here. Logged for audit.",
         ),
     ] = False,
+    log_level: Level = LogLevel.INFO,
 ) -> None:
     """Run a storage node."""
-    _load_without_collecting()
+    _begin(log_level)
     from magnetar.runtime.network import Address
     from server.parts import Bookie, serve_bookie
     from server.process import run
@@ -142,9 +153,10 @@ def broker(
     id: NodeId = "",
     advertised: Advertised = "",
     session_timeout_s: SessionTimeout = 6.0,
+    log_level: Level = LogLevel.INFO,
 ) -> None:
     """Run a broker. It keeps nothing on disk: start and stop as many as you need."""
-    _load_without_collecting()
+    _begin(log_level)
     from magnetar.runtime.network import Address
     from server.parts import Broker, serve_broker
     from server.process import run
