@@ -67,7 +67,7 @@ class BrokerMetrics(Collector):
             ("cursor_chunks", "Bitmaps of acknowledgements above the cursors' floors",
              sum(one.cursor.chunk_count for one in subscriptions)),
             ("pending_publish_bytes", "Bytes on their way to the bookies",
-             sum(one.log.pending_bytes for one in topics)),
+             sum(one.publishing.pending_bytes for one in topics)),
             ("topic_watchers", "Streams that are told of topics that come and go",
              broker.topic_watches.watchers),
             ("held_topics", "Topics whose backlog holds their producers back",

@@ -56,6 +56,8 @@ class TopicCounters:
     """What the topics of a broker did, for the metrics."""
 
     published_messages: int = 0
+    """Came from producers and are stored; a delayed message counts when the schedule has it, and
+    no more when it is due."""
     published_batches: int = 0
     published_bytes: int = 0
     duplicate_batches: int = 0
@@ -110,7 +112,7 @@ class Publishing:
         self.door = ProducerDoor(state.access, state.write, self._put_out)
         self.opening = 0
         """How many producers are about to open, or wait for their turn."""
-        self.delayed = Intake(schedule, state.schedule, self._release_if_room)
+        self.delayed = Intake(schedule, state.schedule, self._count_and_release)
         self.traffic = TrafficCounter(clock.monotonic_s())
         self._names_given = 0
         self._held_bytes = 0
@@ -127,12 +129,13 @@ class Publishing:
         """More bytes are on their way to the bookies than may be, or the topic holds producers
         back for another reason."""
         return (
-            self._pending_bytes > self._limits.pending_publish_bytes or self._host.gate.holds
+            self.pending_bytes > self._limits.pending_publish_bytes or self._host.gate.holds
             or self.delayed.congested
         )
 
     @property
-    def _pending_bytes(self) -> int:
+    def pending_bytes(self) -> int:
+        """On their way to the bookies, to the log or to the schedule, or waiting for that."""
         return self._log.pending_bytes + self.delayed.pending_bytes + self._held_bytes
 
     def loaded(self) -> None:
@@ -350,11 +353,7 @@ class Publishing:
         except (InvalidArgument, NotSupported) as error:
             self._refuse(session, receipt, error)
             return
-        if verdict is Verdict.NEW:
-            self._counters.published_batches += 1
-            self._counters.published_messages += header.count
-            self._counters.published_bytes += len(batch)
-        elif verdict is Verdict.KNOWN:
+        if verdict is Verdict.KNOWN:
             self._counters.duplicate_batches += 1
 
     def _refuse(self, session: ProducerSession, receipt: Receipt, error: MagnetarError) -> None:
@@ -372,16 +371,20 @@ class Publishing:
             return
         source: Source = session.source
         self._state.sources.stored(source, flying, result.ledger_id, result.entry_id)
-        self._counters.published_batches += 1
-        self._counters.published_messages += result.count
-        self._counters.published_bytes += len(result.body)
-        self.traffic.count(result.count, len(result.body))
         session.settle(receipt, result.ledger_id, result.entry_id)
         for waiting in flying.waiting:
             waiting(result.position)
         self._state.entry_stored(len(result.body))
-        self._release_if_room()
+        self._count_and_release(result.count, len(result.body))
         self._host.something_stored()
+
+    def _count_and_release(self, messages: int, size_bytes: int) -> None:
+        """So much came from a producer and is stored, in the log or in the schedule."""
+        self._counters.published_batches += 1
+        self._counters.published_messages += messages
+        self._counters.published_bytes += size_bytes
+        self.traffic.count(messages, size_bytes)
+        self._release_if_room()
 
     async def drained(self) -> None:
         """Wait until all that was appended is stored; raises NotOwner when the topic closes."""
@@ -390,7 +393,7 @@ class Publishing:
             await self._room_or_end()
 
     def _release_if_room(self) -> None:
-        if self._pending_bytes <= self._limits.pending_publish_bytes // 2:
+        if self.pending_bytes <= self._limits.pending_publish_bytes // 2:
             self.release_waiters()
 
     async def until_uncongested(self) -> None:

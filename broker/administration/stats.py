@@ -38,7 +38,7 @@ async def topic_stats(topic: Topic, owner: str, now_s: float) -> TopicStats:
         terminated=record.terminated, incoming=topic.publishing.traffic.read(now_s),
         outgoing=sum((one.outgoing for one in subscriptions), Traffic()),
         messages=await _kept_messages(topic), entries=log.entries, storage_bytes=log.size_bytes,
-        state_bytes=log.state.size_bytes, pending_publish_bytes=topic.log.pending_bytes,
+        state_bytes=log.state.size_bytes, pending_publish_bytes=topic.publishing.pending_bytes,
         ledgers=tuple(
             LedgerStats(
                 info.ledger_id, log.entries_of(info), log.bytes_of(info), not info.closed_ms,

@@ -29,14 +29,15 @@ class Verdict(Enum):
 
 
 class Intake:
-    """Delayed batches of all producers of a topic. `released`: some bytes in flight are stored."""
+    """Delayed batches of all producers of a topic. `on_stored` hears of each that is, how many
+    messages and bytes it has."""
 
     def __init__(
-        self, schedule: Schedule, lane: ScheduleLane, released: Callable[[], None]
+        self, schedule: Schedule, lane: ScheduleLane, on_stored: Callable[[int, int], None]
     ) -> None:
         self._schedule = schedule
         self._lane = lane
-        self._released = released
+        self._on_stored = on_stored
 
     @property
     def pending_bytes(self) -> int:
@@ -75,6 +76,7 @@ class Intake:
 
         def stored(place: Position) -> None:
             self._stored(session, receipt, source, flying, place)
+            self._on_stored(header.count, len(batch))
 
         self._schedule.append(batch, times_ms, stored)
         return Verdict.NEW
@@ -87,7 +89,6 @@ class Intake:
         session.settle(receipt, place.ledger_id, place.entry_id)
         for waiting in flying.waiting:
             waiting(place)
-        self._released()
 
 
 def delivery_times(batch: Buffer) -> Sequence[int]:

@@ -66,7 +66,7 @@ OnRecorded = Callable[[Position], None]
 
 @dataclass(slots=True)
 class ScheduleCounters:
-    """What the schedules of a broker did, for the metrics."""
+    """What the schedules of a broker did, for the metrics. None of it counts as published."""
 
     scheduled_messages: int = 0
     fired_messages: int = 0
