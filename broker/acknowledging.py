@@ -23,6 +23,8 @@ from magnetar.runtime.clock import Clock
 
 OnDone = Callable[[MagnetarError | None], None]
 """Called once, with None when the request is done for good."""
+Acknowledge = Callable[[int, int, MessagePosition], None]
+"""Told of an entry's first ordinal and number of messages; raises InvalidArgument."""
 
 
 class AcknowledgingHost(Protocol):
@@ -92,28 +94,24 @@ class Acknowledging:
                 f"acknowledge at most {self._limits.acknowledge_positions} positions at once"
             ))
             return
-        unknown: list[MessagePosition] = []
-        try:
-            for position in individual:
-                span = self._returns.span_of((position.ledger_id, position.entry_id))
-                if span is None:
-                    unknown.append(position)
-                else:
-                    self._acknowledge_one(*span, position)
-            if cumulative is not None:
-                span = self._returns.span_of((cumulative.ledger_id, cumulative.entry_id))
-                if span is None:
-                    self.spawn(self._acknowledge_unknown(unknown, cumulative, on_done))
-                    return
-                self._acknowledge_through(*span, cumulative)
-        except InvalidArgument as error:
-            self.schedule_flush()
-            on_done(error)
-            return
+        unknown: list[tuple[Acknowledge, MessagePosition]] = []
+        wrong: InvalidArgument | None = None
+        asked = [(self._acknowledge_one, position) for position in individual]
+        if cumulative is not None:
+            asked.append((self._acknowledge_through, cumulative))
+        for acknowledge, position in asked:
+            span = self._returns.span_of((position.ledger_id, position.entry_id))
+            if span is None:
+                unknown.append((acknowledge, position))
+                continue
+            try:
+                acknowledge(*span, position)
+            except InvalidArgument as error:
+                wrong = wrong or error
         if unknown:
-            self.spawn(self._acknowledge_unknown(unknown, None, on_done))
-            return
-        self._settle_with(on_done)
+            self.spawn(self._acknowledge_unknown(unknown, wrong, on_done))
+        else:
+            self._settle_with(on_done, wrong)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Work that ends with the subscription."""
@@ -122,24 +120,23 @@ class Acknowledging:
         task.add_done_callback(self._tasks.discard)
 
     async def _acknowledge_unknown(
-        self, individual: Sequence[MessagePosition], cumulative: MessagePosition | None,
-        on_done: OnDone,
+        self, asked: Sequence[tuple[Acknowledge, MessagePosition]],
+        wrong: InvalidArgument | None, on_done: OnDone,
     ) -> None:
         """Positions not in flight here: of an earlier session, or not tracked."""
-        try:
-            for position in individual:
-                if self._log.was_trimmed(position.ledger_id):
-                    continue
+        for acknowledge, position in asked:
+            if self._log.was_trimmed(position.ledger_id):
+                continue
+            try:
                 entry = await self._log.entry_at(position.ledger_id, position.entry_id)
-                self._acknowledge_one(entry.first_ordinal, entry.count, position)
-            if cumulative is not None and not self._log.was_trimmed(cumulative.ledger_id):
-                entry = await self._log.entry_at(cumulative.ledger_id, cumulative.entry_id)
-                self._acknowledge_through(entry.first_ordinal, entry.count, cumulative)
-        except MagnetarError as error:
-            self.schedule_flush()
-            on_done(error)
-            return
-        self._settle_with(on_done)
+                acknowledge(entry.first_ordinal, entry.count, position)
+            except InvalidArgument as error:
+                wrong = wrong or error
+            except MagnetarError as error:
+                self.schedule_flush()
+                on_done(error)
+                return
+        self._settle_with(on_done, wrong)
 
     def _acknowledge_one(self, first: int, count: int, position: MessagePosition) -> None:
         host, mask = self._host, position.mask_of(count)
@@ -201,14 +198,16 @@ class Acknowledging:
 
     # --- durability
 
-    def _settle_with(self, on_done: OnDone) -> None:
+    def _settle_with(self, on_done: OnDone, wrong: InvalidArgument | None = None) -> None:
+        """Answer once what was said is durable; with `wrong` when part of it was of no message."""
+        answer = on_done if wrong is None else (lambda error: on_done(error or wrong))
         writing = self._writing_since_s is not None
         if not self._host.durable or not (self._unwritten or writing):
             self._dirty = self._dirty and self._host.durable
             self._delta = OrdinalBitmap()
-            on_done(None)
+            answer(None)
         else:
-            self._waiting.append(on_done)
+            self._waiting.append(answer)
             self.schedule_flush()
         self._host.wake()
 

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from math import inf
 
-from magnetar.errors import InvalidArgument, MagnetarError
+from magnetar.errors import MagnetarError
 from magnetar.message import Message, ReceivedEntry
-from magnetar.message_id import MessageId
+from magnetar.message_id import MessageId, stored_id
 from magnetar.receive_queue import Position, ReceiveQueue, bits_of
 from magnetar.wire import broker_pb2 as pb
 
@@ -98,22 +98,24 @@ class Acknowledger:
         self._request_id = 0
 
     def add(self, what: Message | MessageId) -> Acknowledgement:
-        """Acknowledge one message."""
+        """Acknowledge one message; raises InvalidArgument."""
+        if not isinstance(what, Message):
+            return self._add_id(stored_id(what))
         group = self._open or self._begin()
-        if isinstance(what, Message):
-            indexes = group.entries.get(what.entry)
-            if indexes is not None:
-                indexes.append(what.index)
-            else:
-                if len(group.entries) >= POSITIONS_A_REQUEST:
-                    group = self._begin()
-                group.entries[what.entry] = [what.index]
-        elif isinstance(what, MessageId):
-            if len(group.ids) >= POSITIONS_A_REQUEST:
-                group = self._begin()
-            group.add_id(what)
+        indexes = group.entries.get(what.entry)
+        if indexes is not None:
+            indexes.append(what.index)
         else:
-            raise InvalidArgument(f"acknowledge a Message or MessageId, not {what!r}")
+            if len(group.entries) >= POSITIONS_A_REQUEST:
+                group = self._begin()
+            group.entries[what.entry] = [what.index]
+        return group
+
+    def _add_id(self, message_id: MessageId) -> Acknowledgement:
+        group = self._open or self._begin()
+        if len(group.ids) >= POSITIONS_A_REQUEST:
+            group = self._begin()
+        group.add_id(message_id)
         return group
 
     def add_cumulative(self, message_id: MessageId) -> Acknowledgement:

@@ -49,7 +49,7 @@ from magnetar.producer import Producer
 from magnetar.producer_core import ProducerCore, ProducerLimits
 from magnetar.pull import PullConsumer, check_lease
 from magnetar.reader import Reader
-from magnetar.receive_queue import ReceiveQueue
+from magnetar.receive_queue import ReceiveQueue, check_size
 from magnetar.redelivery_backoff import Delay, RedeliveryBackoff
 from magnetar.redrive import RedriveOptions, RedriveReport, redrive
 from magnetar.routing import MessageRouter
@@ -377,8 +377,7 @@ class Client(Handling, Closable):
         return await self._connections.partitions_of(name.full, deadline_s)
 
     def _queue(self, name: TopicName, size: int | None) -> ReceiveQueue:
-        if size is not None and size < 1:
-            raise InvalidArgument("receiver_queue_size is at least 1")
+        check_size(size)
         return ReceiveQueue(name.full, name.partition, fixed_window=size, holds=False)
 
     async def _opened(self, part: Part) -> Part:

@@ -23,8 +23,8 @@ from magnetar.errors import (
 )
 from magnetar.failed_keys import FailedKeys
 from magnetar.keyed_queue import KeyedQueue, key_of
-from magnetar.message import Message
-from magnetar.message_id import MessageId
+from magnetar.message import Message, id_of
+from magnetar.message_id import MessageId, stored_id
 from magnetar.negative_acknowledgements import UNTRIED, NegativeAcknowledger, Terms, shortened
 from magnetar.receive_queue import Meant, Position, ReceiveQueue, bits_of
 from magnetar.redelivery_backoff import Delay, delay_ms_of
@@ -164,7 +164,7 @@ class TopicConsumer(ConsumerLink, Consumer):
             raise InvalidArgument(
                 "no cumulative acknowledgement with hold_failed_keys: some of those before may"
                 " wait for one that failed; acknowledge each")
-        message_id = message.message_id if isinstance(message, Message) else message
+        message_id = id_of(message)
         group = self._acknowledger.add_cumulative(message_id)
         self._wake()
         if self._timeouts is not None:
@@ -400,10 +400,9 @@ def _place(message: Message | MessageId) -> tuple[Position, int | None]:
     """Its entry, and its bit; None: the whole entry."""
     if isinstance(message, Message):
         return message.entry.position, 1 << message.index
-    if not isinstance(message, MessageId):
-        raise InvalidArgument(f"settle a Message or MessageId, not {message!r}")
-    bits = None if message.batch_index < 0 else 1 << message.batch_index
-    return (message.ledger_id, message.entry_id), bits
+    found = stored_id(message)
+    return (found.ledger_id, found.entry_id), (
+        None if found.batch_index < 0 else 1 << found.batch_index)
 
 
 def initial_position_of(position: InitialPosition) -> pb.InitialPosition.ValueType:
@@ -433,5 +432,6 @@ def seek_request(where: MessageId | int | InitialPosition) -> pb.Seek:
     if where in (MessageId.earliest, MessageId.latest):
         at_start = where == MessageId.earliest
         return pb.Seek(initial_position=pb.EARLIEST if at_start else pb.LATEST)
+    found = stored_id(where)
     return pb.Seek(position=pb.Position(
-        ledger_id=where.ledger_id, entry_id=where.entry_id, batch_index=where.batch_index))
+        ledger_id=found.ledger_id, entry_id=found.entry_id, batch_index=found.batch_index))

@@ -11,6 +11,7 @@ from magnetar.dead_letter_policy import DeadLetterPolicy
 from magnetar.enums import ConsumerType, InitialPosition
 from magnetar.errors import InvalidArgument
 from magnetar.interceptors import ConsumerInterceptor
+from magnetar.receive_queue import check_size
 from magnetar.redelivery_backoff import Backoffs, Delay, RedeliveryBackoff, backoff_of
 from magnetar.topic import TopicName
 from magnetar.wire import broker_pb2 as pb
@@ -56,8 +57,7 @@ class ConsumerOptions:
         if self.consumer_type is ConsumerType.Broadcast and not self.consumer_name:
             raise InvalidArgument(
                 "a broadcast consumer needs a consumer_name: its position is kept under it")
-        if self.receiver_queue_size is not None and self.receiver_queue_size < 1:
-            raise InvalidArgument("receiver_queue_size is at least 1")
+        check_size(self.receiver_queue_size)
         if self.unacked_messages_timeout_ms < 0:
             raise InvalidArgument("unacked_messages_timeout_ms is 0 (never) or more")
         if self.on_active_changed and self.consumer_type is not ConsumerType.Failover:

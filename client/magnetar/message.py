@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from magnetar.entry import EntryView
-from magnetar.message_id import MessageId
+from magnetar.message_id import MessageId, stored_id
 from magnetar.scheduled_id import ScheduledId
 
 
@@ -109,3 +109,8 @@ class Message:
 
     def __repr__(self) -> str:
         return f"Message({self.message_id}, {len(self.data)} bytes)"
+
+
+def id_of(what: Message | MessageId) -> MessageId:
+    """Raises InvalidArgument for what is neither, or the id of no stored message."""
+    return what.message_id if isinstance(what, Message) else stored_id(what)

@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
+from magnetar.entry.layout import MAX_MESSAGES_A_BATCH
 from magnetar.errors import InvalidArgument
 
 _FORMAT = struct.Struct(">Biqqi")
@@ -51,3 +52,16 @@ _MAX_I32 = 2**31 - 1
 _MAX_I64 = 2**63 - 1
 MessageId.earliest = MessageId(-1, -1, -1, -1)
 MessageId.latest = MessageId(_MAX_I32, _MAX_I64, _MAX_I64, _MAX_I32)
+
+
+def stored_id(what: object) -> MessageId:
+    """The id of messages at a place of the log: one, or with a batch index of -1 a whole entry.
+    Raises InvalidArgument for anything else, such as an end of the topic."""
+    if not isinstance(what, MessageId):
+        raise InvalidArgument(f"a Message or MessageId, not {what!r}")
+    if not (
+        0 <= what.ledger_id <= _MAX_I64 and 0 <= what.entry_id <= _MAX_I64
+        and -1 <= what.batch_index < MAX_MESSAGES_A_BATCH
+    ):
+        raise InvalidArgument(f"{what} is the id of no stored message")
+    return what

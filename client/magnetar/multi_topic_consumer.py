@@ -17,7 +17,7 @@ from magnetar.enums import InitialPosition
 from magnetar.errors import InvalidArgument, OperationTimeout
 from magnetar.intercepted_consumer import topic_consumer
 from magnetar.message import Message
-from magnetar.message_id import MessageId
+from magnetar.message_id import MessageId, stored_id
 from magnetar.redelivery_backoff import Delay
 from magnetar.topic import TopicName
 from magnetar.topic_choice import TopicPattern
@@ -234,8 +234,7 @@ class MultiTopicConsumer(Consumer):
         self._refuse_if_ended()
         if isinstance(what, Message):
             return self._members.links.get(what.topic_name)
-        if not isinstance(what, MessageId):
-            raise InvalidArgument(f"a Message or MessageId, not {what!r}")
+        what = stored_id(what)
         if len(self._members.bases) == 1:
             name = TopicName.parse(self._members.bases[0])
             if what.partition >= 0 and name.partition < 0:

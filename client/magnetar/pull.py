@@ -14,7 +14,7 @@ from magnetar.connection import Connections
 from magnetar.consumer_options import ConsumerOptions
 from magnetar.dead_letter import short_reason
 from magnetar.errors import AlreadyClosed, EndOfTopic, InvalidArgument
-from magnetar.message import Message
+from magnetar.message import Message, id_of
 from magnetar.message_id import MessageId
 from magnetar.pull_log import PullLog, Settlement
 from magnetar.redelivery_backoff import Delay, delay_ms_of
@@ -230,15 +230,6 @@ class PullConsumer(Closable):
         for message in given:
             tell(told.setdefault(self._log_of(id_of(message)), Settlement()), message)
         await all_done(log.settle(one) for log, one in told.items())
-
-
-def id_of(message: Message | MessageId) -> MessageId:
-    """Raises InvalidArgument for what is neither."""
-    if isinstance(message, Message):
-        return message.message_id
-    if isinstance(message, MessageId):
-        return message
-    raise InvalidArgument(f"settle a Message or MessageId, not {message!r}")
 
 
 def check_lease(lease_ms: int) -> None:

@@ -9,7 +9,7 @@ from magnetar.consumer_link import ConsumerLink
 from magnetar.enums import InitialPosition
 from magnetar.errors import EndOfTopic, MagnetarError, NotSupported
 from magnetar.message import Message
-from magnetar.message_id import MessageId
+from magnetar.message_id import MessageId, stored_id
 from magnetar.receive_queue import ReceiveQueue
 from magnetar.topic import TopicName
 from magnetar.wire import broker_pb2 as pb
@@ -178,4 +178,4 @@ def _start_of(where: MessageId | int | InitialPosition) -> MessageId | InitialPo
         return InitialPosition.Latest
     if where == MessageId.earliest or isinstance(where, int):
         return InitialPosition.Earliest
-    return where
+    return where if isinstance(where, InitialPosition) else stored_id(where)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from magnetar.entry import EntryView, parse_header, parse_prefix
-from magnetar.errors import InvalidFrame
+from magnetar.errors import InvalidArgument, InvalidFrame
 from magnetar.message import Message, ReceivedEntry
 from magnetar.picked_view import PickedView
 from magnetar.wire.frames import Delivered
@@ -30,6 +30,8 @@ SHARED_WINDOW = 256
 """The same in messages, where they are small."""
 HELD_ENTRIES = 100_000
 """Beyond it the oldest are forgotten, and may be seen again after a reconnect."""
+MOST_MESSAGES = (1 << 31) - 1
+"""What a broker lets be asked for."""
 
 
 Meant = list[int] | range
@@ -71,6 +73,15 @@ def opened_delivery(
     if skip:
         return view, [index for index in range(count) if not skip >> index & 1]
     return view, range(count)
+
+
+def check_size(messages: int | None) -> None:
+    """Of a queue whose user chose it; raises InvalidArgument."""
+    if messages is not None and not (
+        isinstance(messages, int) and 1 <= messages <= MOST_MESSAGES
+    ):
+        raise InvalidArgument(
+            f"receiver_queue_size is a number from 1 to {MOST_MESSAGES}, not {messages!r}")
 
 
 class ReceiveQueue:

@@ -72,6 +72,32 @@ async def test_acknowledged_messages_never_come_back_and_others_do() -> None:
         assert len(again.payloads) == 4
 
 
+async def test_what_is_acknowledged_beside_no_message_is_acknowledged_all_the_same() -> None:
+    async with world() as made:
+        node = await made.broker("b1")
+        subscriber = await Subscriber.open(node)
+        publisher = await Publisher.open(node)
+        for number in range(4):
+            await publisher.publish(b"%da" % number, b"%db" % number)
+        await subscriber.receive(8)
+        first, *others = map(position_of, subscriber.deliveries)
+        beyond = MessagePosition(first.ledger_id, first.entry_id, 2)
+        nowhere = MessagePosition(first.ledger_id, 999)
+        await made.kill(node)
+        successor = await made.broker("b2")
+        again = await Subscriber.open(successor, permits=2)
+        await again.receive(2)  # it knows nothing of the entries behind
+
+        for asked in ((beyond, others[0]), (nowhere, others[1]), (nowhere, first)):
+            assert isinstance(await again.acknowledge(*asked), InvalidArgument)
+
+        await made.kill(successor)
+        last = await Subscriber.open(await made.broker("b3"))
+        assert await last.receive(2) == [b"3a", b"3b"]
+        await settle()
+        assert len(last.payloads) == 2
+
+
 async def test_acknowledgements_are_answered_only_when_durable() -> None:
     async with world() as made:
         node = await made.broker()

@@ -219,6 +219,56 @@ async def test_what_is_not_there(client: Client) -> None:
         await client.subscribe("t", "")
 
 
+NO_MESSAGES = [
+    MessageId.earliest, MessageId.latest, MessageId(-1, 7, -1, 0), MessageId(-1, 1 << 64, 0, 0),
+    MessageId(-1, 7, 0, 1 << 30), "7:0",
+]
+
+
+@pytest.mark.parametrize("no_message", NO_MESSAGES, ids=str)
+@pytest.mark.parametrize("topics", ["t", ["t", "u"]], ids=["one", "several"])
+async def test_what_is_no_messages_id_is_refused_and_disturbs_nothing(
+    client: Client, topics: str | list[str], no_message: MessageId
+) -> None:
+    await publish(client, numbered(2))
+    consumer = await client.subscribe(topics, "s", initial_position=EARLIEST)
+    message = await consumer.receive(5000)
+    claim = consumer.acknowledge(message)
+
+    for settle in (
+        consumer.acknowledge, consumer.acknowledge_cumulative, consumer.negative_acknowledge,
+    ):
+        with pytest.raises(InvalidArgument):
+            settle(no_message)
+
+    await claim
+    assert await receive(consumer, 1) == numbered(2)[1:]
+
+
+@pytest.mark.parametrize("no_message", NO_MESSAGES[2:], ids=str)
+async def test_nothing_begins_at_what_is_no_messages_id(
+    client: Client, no_message: MessageId
+) -> None:
+    consumer = await client.subscribe("t", "s")
+    reader = await client.create_reader("t")
+    for seek in (consumer.seek, reader.seek):
+        with pytest.raises(InvalidArgument):
+            await seek(no_message)
+    with pytest.raises(InvalidArgument):
+        await client.create_reader("t", no_message)
+
+    await consumer.seek(EARLIEST)
+    await reader.seek(EARLIEST)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1 << 31, 1.5])
+async def test_a_receive_queue_has_a_size_that_a_broker_takes(client: Client, size: int) -> None:
+    with pytest.raises(InvalidArgument, match="receiver_queue_size"):
+        await client.subscribe("t", "s", receiver_queue_size=size)
+    with pytest.raises(InvalidArgument, match="receiver_queue_size"):
+        await client.create_reader("t", receiver_queue_size=size)
+
+
 async def test_a_cancelled_receive_loses_nothing(client: Client) -> None:
     consumer = await client.subscribe("t", "s", initial_position=EARLIEST)
     waiting = asyncio.create_task(consumer.receive())
