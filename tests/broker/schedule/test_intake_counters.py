@@ -6,7 +6,7 @@ from tests.broker.schedule.scheduled import HOUR_MS, delayed, pass_time, schedul
 from tests.broker.world import Publisher, settle, until, world
 
 
-async def test_a_delayed_message_is_published_once_when_it_is_stored_and_not_when_it_fires() -> None:
+async def test_a_delayed_message_is_published_when_it_is_stored_and_not_when_it_fires() -> None:
     async with world() as made:
         node = await made.broker()
         counters = node.broker.counters
