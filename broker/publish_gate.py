@@ -70,31 +70,30 @@ class PublishGate:
             raise error
 
     async def terminate(
-        self, drained: Callable[[], Coroutine[Any, Any, None]], scheduled: Callable[[], int]
+        self, drained: Callable[[], Coroutine[Any, Any, None]],
+        in_the_way: Callable[[], ResourceInUse | None],
     ) -> MessagePosition | None:
         """Take no more messages; answers with the last one, or None if there is none.
 
         What was accepted before is stored first; `drained` waits for that. Once begun it is done,
         also when nobody waits for it any more. Raises ResourceInUse while messages wait for
-        their time, which `scheduled` counts, and LedgerFenced, after which the topic closes.
+        their time, as `in_the_way` tells then, and LedgerFenced, after which the topic closes.
         """
         if self._terminating is None:
             self._terminating = asyncio.get_running_loop().create_task(
-                self._terminate(drained, scheduled)
+                self._terminate(drained, in_the_way)
             )
             self._terminating.add_done_callback(self._decided)
         return await asyncio.shield(self._terminating)
 
     async def _terminate(
-        self, drained: Callable[[], Coroutine[Any, Any, None]], scheduled: Callable[[], int]
+        self, drained: Callable[[], Coroutine[Any, Any, None]],
+        in_the_way: Callable[[], ResourceInUse | None],
     ) -> MessagePosition | None:
         if not self.terminated:
             await drained()
-            if waiting := scheduled():
-                raise ResourceInUse(
-                    f"{self._log.log.record.name} has {waiting} messages that wait for their time;"
-                    " cancel them, or terminate it when they are delivered"
-                )
+            if (refusal := in_the_way()) is not None:
+                raise refusal
             await self._log.log.roll()
             await self._log.log.terminate()
         return await self._log.last_message()

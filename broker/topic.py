@@ -31,6 +31,7 @@ from broker.publishing import Publishing, TopicCounters
 from broker.pull_sessions import PullSessions
 from broker.retention import Retention
 from broker.schedule.memory import ScheduleMemory
+from broker.schedule.remaining import in_the_way
 from broker.schedule.schedule import Schedule
 from broker.settings import BrokerLimits
 from broker.state_records import StateRecord, SubscriptionCreated, SubscriptionDeleted
@@ -48,6 +49,7 @@ from magnetar.errors import (
     NotOwner,
     OperationTimeout,
     ResourceExists,
+    ResourceInUse,
     SubscriptionNotFound,
     TopicNotFound,
 )
@@ -429,10 +431,15 @@ class Topic:
         """See TopicLifecycle.terminate."""
         self.refuse_if_closing()
         last = await self.gate.terminate(
-            self.publishing.drained, lambda: self.schedule.core.count
+            self.publishing.drained, lambda: self.scheduled_in_the_way("terminate it after that")
         )
         self.wake_dispatch()
         return last
+
+    def scheduled_in_the_way(self, otherwise: str) -> ResourceInUse | None:
+        """Why the topic cannot end while messages wait for their time, if some do."""
+        waiting = self.schedule.count
+        return in_the_way(self._name, waiting, otherwise) if waiting else None
 
     async def truncate(self) -> int:
         """See TopicLifecycle.truncate."""

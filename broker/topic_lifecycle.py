@@ -47,9 +47,9 @@ class TopicLifecycle:
     async def delete(self, topic: str, *, force: bool = False) -> None:
         """Delete the topic with its messages, subscriptions and policies.
 
-        Raises ResourceInUse while producers or consumers are connected or subscriptions exist,
-        unless `force`, which ends them with TopicNotFound. Once it has begun it is finished by
-        whoever comes across the topic next, should this broker fail.
+        Raises ResourceInUse while producers or consumers are connected, subscriptions exist or
+        messages wait for their time, unless `force`, which ends them with TopicNotFound. Once it
+        has begun it is finished by whoever comes across the topic next, should this broker fail.
         """
         found = await self._existing(topic)
         if not force:
@@ -87,6 +87,8 @@ def _refuse_if_used(topic: Topic) -> None:
             f"{topic.name} has {len(names)} subscriptions, such as {shown}; delete them, or"
             " delete the topic by force"
         )
+    if (scheduled := topic.scheduled_in_the_way("delete by force")) is not None:
+        raise scheduled
     if topic.in_use:
         raise ResourceInUse(f"{topic.name} has connected readers; close them, or delete by force")
 

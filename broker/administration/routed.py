@@ -11,6 +11,7 @@ from broker.administration.merging import sum_of_topics
 from broker.administration.routed_schedule import RoutedSchedule
 from broker.administration.routed_subscriptions import RoutedSubscriptions
 from broker.administration.routing import Routing
+from broker.schedule.remaining import in_the_way
 from magnetar.admin.topic_values import (
     SpaceReport,
     StoredMessage,
@@ -123,6 +124,8 @@ def _refuse_if_used(stats: TopicStats) -> None:
             f"{stats.topic} has {len(stats.subscriptions)} subscriptions, such as"
             f" {stats.subscriptions[0].name!r}; delete them, or delete the topic by force"
         )
+    if stats.scheduled_messages:
+        raise in_the_way(stats.topic, stats.scheduled_messages, "delete by force")
 
 
 class RoutedMessages:

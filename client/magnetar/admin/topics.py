@@ -100,9 +100,9 @@ class Topics:
     async def delete(self, topic: str, force: bool = False) -> None:
         """Delete a topic with its messages and policies, all partitions together.
 
-        Raises ResourceInUse while it has subscriptions, producers or readers; `force` deletes
-        those and sends these away. Raises TopicNotFound. A deletion that failed on its way goes
-        on when it is asked for again.
+        Raises ResourceInUse while it has subscriptions, producers, readers, or messages that wait
+        for their time; `force` deletes and sends away whatever there is. Raises TopicNotFound. A
+        deletion that failed on its way goes on when it is asked for again.
         """
         request = pb.DeleteTopicRequest(topic=full(topic), force=force)
         await ask(self._transport, "DeleteTopic", request, pb.DoneReply)
