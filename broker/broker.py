@@ -205,9 +205,10 @@ class Broker:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        # Who dies with a topic leaves work behind, as the rounds of the other brokers see it.
         owned = [
             (topic.name, topic.log.log.owner) for topic in self.registry.all()
-            if topic.memory is None
+            if topic.memory is None and not topic.is_forwarding
         ]
         for error in await self.registry.unload_all():
             _log.warning("a topic did not close in good order: %s", error)

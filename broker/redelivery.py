@@ -114,6 +114,13 @@ class RedeliveryCounts:
             parts.append((mask, NEVER_FAILED))
         return sorted(parts, key=_first_message)
 
+    def delivered_at_least(self, times: int) -> list[int]:
+        """The first ordinals of entries of which something was, ascending."""
+        return sorted(
+            ordinal for ordinal, histories in self._histories.items()
+            if any(history.count >= times for history in histories)
+        )
+
     def forget(self, first_ordinal: int) -> None:
         """The entry is acknowledged."""
         for history in self._histories.pop(first_ordinal, ()):

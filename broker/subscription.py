@@ -27,6 +27,7 @@ from broker.cursor import Cursor
 from broker.dead_letter_port import DeadLetters
 from broker.dispatch.mode import Mode
 from broker.dispatch.returns import Failure
+from broker.dispatch.waiting import Wait
 from broker.dispatcher import Dispatcher
 from broker.expiry import Expiry
 from broker.redelivery import RedeliveryCounts, records_of
@@ -49,6 +50,7 @@ from broker.subscription_options import SubscriptionOptions
 from broker.subscription_report import BoundNotice, snapshot_of
 from broker.subscription_stats import Block, SubscriptionStats
 from broker.topic_log import TopicLog
+from broker.unburied import Unburied
 from ledger.position import Position
 from magnetar.dead_letter import default_dead_letter_topic
 from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError
@@ -123,6 +125,7 @@ class Subscription:
         self._acknowledging = Acknowledging(
             self, self.dispatcher.returns, log, limits, clock, floor)
         self._notice = BoundNotice(self, clock)
+        self.unburied = Unburied(self, self.dispatcher.returns, log, limits, clock)
         self._start = asyncio.Lock()
         self._started = False
         self.deleted = False
@@ -188,6 +191,14 @@ class Subscription:
     def dead_letters(self) -> DeadLetters:
         """Who takes what is given up."""
         return self._host.dead_letters
+
+    @property
+    def is_forwarding(self) -> bool:
+        """See Topic.is_forwarding."""
+        return bool(
+            self.forward_plans or self.unburied.looking
+            or self.dispatcher.waiting.messages[Wait.BURIAL]
+        )
 
     @property
     def state_problem(self) -> str | None:
@@ -330,6 +341,7 @@ class Subscription:
     def close(self) -> None:
         """Stop all work; the topic goes away or the subscription is deleted."""
         self._closed = True
+        self.unburied.close()
         self.dispatcher.close()
         self._acknowledging.close()
 
@@ -502,6 +514,7 @@ class Subscription:
             self.cursor.reset(floor)
             self.counts.clear()
             self.forward_plans.clear()
+            self.dispatcher.returns.take_all_up_again()
             self.expiry.reset()
             self._acknowledging.forget_delta()
             self._started = True

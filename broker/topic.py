@@ -114,6 +114,8 @@ class Topic:
         self.state.sources.know(self.state.schedule.sources.names)
         self.state.sources.nobody_is_connected(self._clock.wall_ms())
         self.lanes.resume()
+        for subscription in self.state.subscriptions.values():
+            subscription.unburied.look()
         self.publishing.loaded()
         self.schedule.start()
         self.quota.loaded()
@@ -130,7 +132,15 @@ class Topic:
             self.publishing.producers or self.publishing.opening or self._opening
             or self._temporary or self.log.pending_entries
             or any(one.consumers for one in self.state.subscriptions.values())
-            or self.schedule.count or self.lanes.waiting_messages
+            or self.schedule.count or self.is_forwarding
+        )
+
+    @property
+    def is_forwarding(self) -> bool:
+        """Messages are on their way to other topics, or should be."""
+        return bool(
+            self.lanes.waiting_messages
+            or any(one.is_forwarding for one in self.state.subscriptions.values())
         )
 
     def subscriptions(self) -> list[Subscription]:

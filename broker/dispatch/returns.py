@@ -45,6 +45,7 @@ class ReturnsHost(Protocol):
     """What is asked of the subscription."""
 
     name: str
+    epoch: int
     counts: RedeliveryCounts
 
     @property
@@ -71,6 +72,8 @@ class Returns:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
         self._burials: deque[Key] = deque()
+        self._given: dict[Key, int] = {}
+        """With whoever puts them into the dead-letter topic, also after a new beginning."""
         self._closed = False
 
     # --- to be delivered again
@@ -205,12 +208,31 @@ class Returns:
                     return  # called again once it could be read
                 for part in given_up:
                     part.given = True
-                    self._host.dead_letters.give(
-                        self._host.name, body, part.mask, part.redelivered,
-                        part.reason or f"delivered {part.redelivered} times, never acknowledged",
-                        _buried,
-                    )
+                    self.give_up(body, part.mask, part.redelivered, part.reason)
             self._burials.popleft()
+
+    def give_up(self, entry: StoredEntry, mask: int, redelivered: int, reason: str) -> None:
+        """These messages go to the dead-letter topic, if they are not on their way there."""
+        key, epoch = (entry.ledger_id, entry.entry_id), self._host.epoch
+        mask &= ~self._given.get(key, 0)
+        if not mask:
+            return
+        self._given[key] = self._given.get(key, 0) | mask
+
+        def buried(error: MagnetarError | None) -> None:
+            if epoch == self._host.epoch:
+                self._given[key] &= ~mask
+                if not self._given[key]:
+                    del self._given[key]
+
+        self._host.dead_letters.give(
+            self._host.name, entry, mask, redelivered,
+            reason or f"delivered {redelivered} times, never acknowledged", buried,
+        )
+
+    def take_all_up_again(self) -> None:
+        """A seek: what was given up before it is to be delivered."""
+        self._given.clear()
 
     # --- done with
 
@@ -286,7 +308,3 @@ def keyed_of(keys: Sequence[str | None], mask: int) -> int:
         if key is None:
             mask &= ~(1 << index)
     return mask
-
-
-def _buried(error: MagnetarError | None) -> None:
-    """They are acknowledged, and were settled as anything that is."""

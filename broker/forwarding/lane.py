@@ -366,17 +366,23 @@ class ForwardLane:
     # --- collecting
 
     async def _collect(self) -> Parcel:
-        """Copies of what waits, up to the limits of a parcel; skips what is acknowledged."""
-        parcel = Parcel()
+        """Copies of what waits, up to the limits of a parcel; skips what is acknowledged. What
+        was given twice, such as what failed too often and then expired, is copied once."""
+        parcel, twice = Parcel(), []
         try:
             while self._waiting and not self._full(parcel):
                 piece = self._waiting.pop()
-                left = self._unacknowledged(piece)
+                given, left = piece.given, self._unacknowledged(piece)
+                if there := left & parcel.mask_of(given):
+                    twice.append(Piece(given, there))
+                    left ^= there
                 if left:
-                    await self._copy(Piece(piece.given, left), parcel)
+                    await self._copy(Piece(given, left), parcel)
         except BaseException:
             self._waiting.put_back(parcel.pieces)
             raise
+        finally:
+            self._waiting.put_back(twice)
         return parcel
 
     def _full(self, parcel: Parcel) -> bool:

@@ -43,6 +43,11 @@ class Given:
         self.epoch = epoch
         self.left = mask
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """Of the entry."""
+        return (self.ledger_id, self.entry_id)
+
     def settle(self, mask: int) -> None:
         """These are dealt with."""
         mask &= self.left
@@ -68,30 +73,36 @@ class Parcel:
     pieces: list[Piece] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
     size_bytes: int = 0
+    _masks: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def add(self, piece: Piece, copy: Copy) -> None:
         """One message more."""
         self.pieces.append(piece)
         self.copies.append(copy)
         self.size_bytes += copy.size_bytes
+        self._masks[piece.given.key] = self.mask_of(piece.given) | piece.mask
+
+    def mask_of(self, given: Given) -> int:
+        """Which messages of that entry it holds, whoever gave them."""
+        return self._masks.get(given.key, 0)
 
     def cut(self) -> list[Piece]:
         """Keep the first half; answers with the other."""
         middle = len(self.copies) // 2
         rest = self.pieces[middle:]
         del self.pieces[middle:], self.copies[middle:]
+        for piece in rest:
+            self._masks[piece.given.key] &= ~piece.mask
         return rest
 
     @property
     def parts(self) -> tuple[PlannedPart, ...]:
         """Which messages it holds."""
-        found: dict[tuple[int, int], PlannedPart] = {}
-        for piece in self.pieces:
-            given = piece.given
-            key = (given.ledger_id, given.entry_id)
-            before = found[key].mask if key in found else 0
-            found[key] = PlannedPart(*key, given.first_ordinal, before | piece.mask)
-        return tuple(found.values())
+        ordinals = {piece.given.key: piece.given.first_ordinal for piece in self.pieces}
+        return tuple(
+            PlannedPart(*key, first_ordinal, self._masks[key])
+            for key, first_ordinal in ordinals.items()
+        )
 
 
 class Waiting:
