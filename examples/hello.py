@@ -10,12 +10,12 @@ from magnetar import Client, InitialPosition
 
 async def main() -> None:
     async with Client("magnetar://127.0.0.1:6650") as client:
-        producer = await client.create_producer("greetings")
+        producer = await client.create_producer("hello")
         message_id = await producer.send(b"Hello, Magnetar!", partition_key="world")
         print(f"durable as {message_id}")
 
         consumer = await client.subscribe(
-            "greetings", "hello", initial_position=InitialPosition.Earliest
+            "hello", "hello", initial_position=InitialPosition.Earliest
         )
         message = await consumer.receive(timeout_millis=10_000)
         print(f"received {message.data.decode()!r} for {message.partition_key}")

@@ -83,7 +83,7 @@ def standalone(
     admin_port: AdminPort = 8080,
     log_level: Level = LogLevel.INFO,
 ) -> None:
-    """A whole cluster in one process, every message durable on this disk."""
+    """Run a whole cluster in one process. Every message is durable on this disk."""
     _begin(log_level)
     from magnetar.runtime.network import Address
     from server.parts import Standalone, serve_standalone
@@ -97,7 +97,7 @@ def serve_metadata_command(
     data: DataFolder, host: Host = LOOPBACK, port: Port = 2180, admin_port: AdminPort = 0,
     log_level: Level = LogLevel.INFO,
 ) -> None:
-    """Serve metadata to the processes of one machine, in place of ZooKeeper."""
+    """Serve metadata to one machine's processes. It takes the place of ZooKeeper."""
     _begin(log_level)
     from magnetar.runtime.network import Address
     from server.parts import serve_metadata
@@ -176,7 +176,7 @@ def broker(
 def initialize(
     metadata: MetadataUrl, policy: Policies = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Make the cluster's records; run again, it changes nothing but the policies named."""
+    """Make the cluster's records. Run again, it changes nothing but the policies named."""
     import asyncio
 
     from magnetar.cli.output import show

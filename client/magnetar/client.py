@@ -25,6 +25,7 @@ from magnetar.enums import (
     InitialPosition,
     PartitionsRoutingMode,
     ProducerAccessMode,
+    check_choice,
 )
 from magnetar.errors import AlreadyClosed, InvalidArgument, MagnetarError, NotSupported
 from magnetar.handling import Handling
@@ -138,6 +139,10 @@ class Client(Handling, Closable):
             raise InvalidArgument("limits in bytes must be above 0")
         if initial_sequence_id is not None and initial_sequence_id < -1:
             raise InvalidArgument("initial_sequence_id is -1 or more")
+        check_choice("compression_type", compression_type, CompressionType)
+        check_choice("access_mode", access_mode, ProducerAccessMode)
+        check_choice("message_routing_mode", message_routing_mode, PartitionsRoutingMode)
+        check_choice("hashing_scheme", hashing_scheme, HashingScheme)
         limits = replace(
             ProducerLimits(), batch_bytes=batching_max_allowed_size_in_bytes,
             queue_bytes=max_pending_bytes, batching=batching_enabled)

@@ -429,6 +429,9 @@ def seek_request(where: MessageId | int | InitialPosition) -> pb.Seek:
         if where <= 0:
             raise InvalidArgument("a publish time is in milliseconds since the epoch, above 0")
         return pb.Seek(publish_time_ms=where)
+    if not isinstance(where, MessageId):
+        raise InvalidArgument(
+            f"seek to a MessageId, a publish time in ms, or an InitialPosition, not {where!r}")
     if where in (MessageId.earliest, MessageId.latest):
         at_start = where == MessageId.earliest
         return pb.Seek(initial_position=pb.EARLIEST if at_start else pb.LATEST)

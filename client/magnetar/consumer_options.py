@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from magnetar.batch_receive_policy import BatchReceivePolicy
 from magnetar.consuming import OnActiveChanged
 from magnetar.dead_letter_policy import DeadLetterPolicy
-from magnetar.enums import ConsumerType, InitialPosition
+from magnetar.enums import ConsumerType, InitialPosition, check_choice
 from magnetar.errors import InvalidArgument
 from magnetar.interceptors import ConsumerInterceptor
 from magnetar.receive_queue import check_size
@@ -52,8 +52,8 @@ class ConsumerOptions:
     def __post_init__(self) -> None:
         if not self.subscription_name:
             raise InvalidArgument("a subscription has a name; to read without one use a reader")
-        if not isinstance(self.consumer_type, ConsumerType):
-            raise InvalidArgument(f"consumer_type is a ConsumerType, not {self.consumer_type!r}")
+        check_choice("consumer_type", self.consumer_type, ConsumerType)
+        check_choice("initial_position", self.initial_position, InitialPosition)
         if self.consumer_type is ConsumerType.Broadcast and not self.consumer_name:
             raise InvalidArgument(
                 "a broadcast consumer needs a consumer_name: its position is kept under it")

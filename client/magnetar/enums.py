@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from magnetar.errors import InvalidArgument
+
 
 class ConsumerType(Enum):
     """Who else may consume from the subscription."""
@@ -62,3 +64,9 @@ class HashingScheme(Enum):
 
     Murmur3_32Hash = "murmur3"
     JavaStringHash = "java_string"
+
+
+def check_choice(name: str, given: object, kind: type[Enum]) -> None:
+    """Raises InvalidArgument for what is no member, such as a member's text."""
+    if not isinstance(given, kind):
+        raise InvalidArgument(f"{name} is a {kind.__name__}, not {given!r}")

@@ -130,6 +130,7 @@ def single_start(start: Start) -> Place:
     """Where to begin in a topic without partitions; raises InvalidArgument."""
     if isinstance(start, MessageId | InitialPosition):
         return start
+    _check_messages(start)
     if len(start) == 1:
         return start[0]
     raise InvalidArgument("a topic without partitions is read from one message, not from several")
@@ -143,6 +144,7 @@ def _starts_of(start: Start) -> Callable[[int], Place]:
         raise InvalidArgument(
             f"{start} is of one partition: to go on in all of them, give a list with one id each;"
             " to read one of them, name it as the topic")
+    _check_messages(start)
     places: dict[int, Place] = {}
     for one in start:
         if one.partition < 0 or one.partition in places:
@@ -150,3 +152,9 @@ def _starts_of(start: Start) -> Callable[[int], Place]:
                 f"{one}: begin with at most one message of each partition, and no others")
         places[one.partition] = one
     return lambda partition: places.get(partition, InitialPosition.Earliest)
+
+
+def _check_messages(start: object) -> None:
+    if not isinstance(start, Sequence) or not all(isinstance(one, MessageId) for one in start):
+        raise InvalidArgument(
+            f"a reader begins at an InitialPosition, a MessageId or a list of them, not {start!r}")

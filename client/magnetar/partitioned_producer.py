@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
 from magnetar.admin.schedule_values import ScheduleOutcome
 from magnetar.backoff import Backoff
@@ -237,38 +237,42 @@ class PartitionedProducer(Closable):
 
     async def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
-        tag: str | None = None, time_to_live: timedelta | float | None = None,
+        tag: str | None = None, time_to_live: timedelta | float | None = None, *,
+        partition_key: str | None = None, deliver_at: int | None = None,
+        deliver_after: timedelta | float | None = None,
     ) -> Tickets:
         """Queue messages, waiting for room where needed; await the answer for their ids.
 
-        Without a router they are split into runs, a partition after the other.
+        Without a router or a key they are split into runs, a partition after the other.
         """
         if self._end is not None:
             raise self._end
         if set(map(type, contents)) - {bytes}:
             contents = [as_bytes(content) for content in contents]
+        given: dict[str, Any] = {
+            "properties": properties, "partition_key": partition_key, "deliver_at": deliver_at,
+            "deliver_after": deliver_after, "tag": tag, "time_to_live": time_to_live,
+        }
         if self._router is not None:
-            return PartitionedTickets([
-                await self._send_waiting(content, properties, tag, time_to_live)
-                for content in contents
-            ])
+            return PartitionedTickets(
+                [await self._send_waiting(content, given) for content in contents])
+        count, turns, single = len(self._producers), self._turns, self._single
+        if partition_key is not None:
+            turns, single = None, self._hash(partition_key) % count
         ends = list(accumulate([len(content) + OVERHEAD_BYTES for content in contents]))
-        run_messages = 0
-        if self._turns is not None:
-            run_messages = self._turns.begin_many(len(contents), len(self._producers))
+        run_messages = 0 if turns is None else turns.begin_many(len(contents), count)
         pieces: list[Tickets] = []
         at = before = 0
         while at < len(contents):
-            number, left = self._single, len(contents)
-            if self._turns is not None:
-                number, left = self._turns.run(run_messages, len(self._producers))
+            number, left = single, len(contents)
+            if turns is not None:
+                number, left = turns.run(run_messages, len(self._producers))
             stop = min(bisect_right(ends, before + PIECE_BYTES, at), at + left)
             stop = max(stop, at + 1)
             await self._make_room(ends[stop - 1] - before)
-            if self._turns is not None:
-                self._turns.sent_many(stop - at)
-            pieces.append(await self._producers[number].send_many(
-                contents[at:stop], properties, tag, time_to_live))
+            if turns is not None:
+                turns.sent_many(stop - at)
+            pieces.append(await self._producers[number].send_many(contents[at:stop], **given))
             at, before = stop, ends[stop - 1]
         return PartitionedTickets(pieces)
 
@@ -385,13 +389,10 @@ class PartitionedProducer(Closable):
                 return
             await self._for_room.wait()
 
-    async def _send_waiting(
-        self, content: bytes, properties: Mapping[str, str] | None, tag: str | None,
-        time_to_live: timedelta | float | None,
-    ) -> Ticket:
+    async def _send_waiting(self, content: bytes, given: Mapping[str, Any]) -> Ticket:
         while True:
             try:
-                return self.send(content, properties, tag=tag, time_to_live=time_to_live)
+                return self.send(content, **given)
             except ProducerQueueFull:
                 await self.ready()
 

@@ -167,18 +167,24 @@ class Producer(Closable):
 
     async def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
-        tag: str | None = None, time_to_live: timedelta | float | None = None,
+        tag: str | None = None, time_to_live: timedelta | float | None = None, *,
+        partition_key: str | None = None, deliver_at: int | None = None,
+        deliver_after: timedelta | float | None = None,
     ) -> Tickets:
         """Queue messages, waiting for room where needed; await the answer for their ids.
 
-        `properties`, `tag` and `time_to_live` are given to each of them.
+        All else, as in `send`, is given to each of them.
         """
         if set(map(type, contents)) - {bytes}:
             contents = [as_bytes(content) for content in contents]
         parts: list[tuple[Batch, int, int]] = []
-        if properties or tag is not None or time_to_live is not None:
+        if (
+            properties or tag is not None or time_to_live is not None
+            or partition_key is not None or deliver_at is not None or deliver_after is not None
+        ):
             options = options_of(
-                self._connections.clock, properties, tag=tag, time_to_live=time_to_live)
+                self._connections.clock, properties, partition_key, deliver_at=deliver_at,
+                deliver_after=deliver_after, tag=tag, time_to_live=time_to_live)
             for content in contents:
                 batch = await self._add_waiting(content, options)
                 parts.append((batch, len(batch.payloads) - 1, 1))

@@ -10,7 +10,7 @@ from broker.topic_catalog import TopicCatalog
 from magnetar import Client, Message
 from magnetar.consuming import Consumer
 from magnetar.topic import TopicName
-from tests.broker.test_service import Served, served
+from tests.broker.administered import AdminServed, admin_served
 from tests.broker.world import World, world
 
 PATIENCE_MS = 5_000
@@ -21,7 +21,7 @@ class Place:
     """A broker on loopback and a client of it."""
 
     world: World
-    broker: Served
+    broker: AdminServed
     client: Client
 
     @property
@@ -36,7 +36,7 @@ class Place:
 
 @asynccontextmanager
 async def place() -> AsyncIterator[Place]:
-    async with world() as made, served(made) as broker, Client(broker.url) as client:
+    async with world() as made, admin_served(made) as broker, Client(broker.url) as client:
         yield Place(made, broker, client)
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from magnetar.cli.admin import arguments
 from magnetar.cli.admin.printing import size, when
 from magnetar.cli.app import app
+from magnetar.cli.times import milliseconds
 from magnetar.enums import InitialPosition
 from magnetar.errors import InvalidArgument, MagnetarError, ResourceInUse, TopicNotFound
 from magnetar.message_id import MessageId
@@ -233,7 +234,7 @@ def test_places_may_be_so_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time_ns", lambda: 10_000_000 * 1_000_000)
 
     assert arguments.where("30m") == 10_000_000 - 30 * 60_000
-    assert arguments.milliseconds("500ms") == arguments.milliseconds("500") == 500
+    assert milliseconds("500ms") == milliseconds("500") == 500
 
 
 @pytest.mark.parametrize("text", ["", "x", "1:2:3", "a:b", "31.1.2026", "10x"])
@@ -245,7 +246,7 @@ def test_what_is_no_place_is_refused_in_words(text: str) -> None:
 @pytest.mark.parametrize("text", ["1x", "h", "-1s", "1.5h", ""])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="duration"):
-        arguments.milliseconds(text)
+        milliseconds(text)
 
 
 def test_numbers_are_shown_as_people_read_them() -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import typer
+
+from magnetar.cli.app import app
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,3 +47,19 @@ def test_an_unreachable_server_is_one_clear_line_and_what_to_do() -> None:
     assert "127.0.0.1:1" in done.stderr
     assert "is it running there" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_command_does_is_told_whole_in_the_list_of_commands() -> None:
+    def cut(group: Any, path: str) -> Iterator[str]:
+        parts = getattr(group, "commands", {})
+        for name, command in parts.items():
+            room = 80 - 2 - 6 - max(map(len, parts))
+            if command.get_short_help_str(room).endswith("..."):
+                yield f"{path} {name}"
+            yield from cut(command, f"{path} {name}")
+
+    assert list(cut(typer.main.get_command(app), "magnetar")) == []
+
+
+def test_a_command_is_not_asked_for_through_the_environment() -> None:
+    assert "MAGNETAR__VERSION" not in run("--help").stdout

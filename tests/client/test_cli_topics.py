@@ -44,6 +44,23 @@ async def test_lines_go_through_a_partitioned_topic_and_a_named_run_is_stored_on
     assert len([name for name in loaded if "many-partition-" in name]) == 4
 
 
+async def test_a_key_keeps_the_lines_together(here: Place) -> None:
+    topic = await here.create("keyed", 4)
+    await magnetar(here, "produce", "keyed", "-f", "-", "--key", "k", given="1\n2\n3\n")
+
+    stored = await here.client.admin.topics.stats(topic.full)
+    assert sorted(one.messages for one in stored.partitions) == [0, 0, 0, 3]
+
+
+async def test_lines_are_delivered_later(here: Place) -> None:
+    await magnetar(here, "produce", "later", "-m", "soon", "--deliver", "100ms")
+    await magnetar(here, "produce", "later", "-m", "far", "--deliver", "2100-01-31T09:30+00:00")
+
+    assert await magnetar(here, "consume", "later", "-s", "s", "-n", "1") == ["soon"]
+    [waiting] = (await here.client.admin.schedule.list("later")).messages
+    assert waiting.deliver_at_ms == 4_105_071_000_000
+
+
 async def test_several_topics_and_patterns_are_consumed(here: Place) -> None:
     for topic in ("orders-eu", "orders-us", "zebras"):
         await magnetar(here, "produce", topic, "-m", f"of {topic}")

@@ -88,6 +88,18 @@ async def test_a_time_to_live_is_stored_with_the_message(
     assert [many.expires_after_ms(index) for index in range(2)] == [1, 1]
 
 
+async def test_many_get_the_same_options(client: Client, cluster: MemoryCluster) -> None:
+    async with await client.create_producer("t") as producer:
+        await (await producer.send_many(
+            [b"x", b"y"], {"a": "1"}, "tag", 9, partition_key="k"))
+
+    [view] = map(EntryView, cluster.topic("t").entries)
+    for index in range(2):
+        assert view.properties(index) == {"a": "1"}
+        assert (view.tag(index), view.partition_key(index)) == ("tag", "k")
+        assert view.expires_after_ms(index) == 9_000
+
+
 @pytest.mark.parametrize("given", [
     {"deliver_at": 1.7e12}, {"deliver_at": "1"}, {"deliver_at": -1}, {"event_timestamp": 0.5},
     {"sequence_id": 0.5}, {"deliver_after": "1"}, {"deliver_at": 1, "deliver_after": 1},

@@ -108,6 +108,26 @@ async def test_an_id_finds_its_partition() -> None:
             await producer.cancel(ScheduledId(3, 1, 0, 0))
 
 
+@pytest.mark.parametrize("interceptors", [(), (ProducerInterceptor(),)])
+@pytest.mark.parametrize("partitions", [0, 2])
+async def test_many_are_delayed_at_once(
+    partitions: int, interceptors: tuple[ProducerInterceptor, ...]
+) -> None:
+    async with served() as (broker, client):
+        await client.admin.topics.create("orders", partitions)
+        producer = await client.create_producer("orders", interceptors=interceptors)
+        at_ms = broker.node.clock.wall_ms() + HOUR_MS
+
+        later = await (await producer.send_many([b"x"] * 9, deliver_at=at_ms))
+        keyed = await (await producer.send_many([b"x"] * 9, partition_key="k", deliver_after=60))
+
+        found = await waiting(client)
+        assert set(found) == {*later, *keyed} and len(found) == 18
+        assert {found[one].deliver_at_ms for one in found if one in later} == {at_ms}
+        assert {(one.partition, found[one].key) for one in found if one in keyed} == {
+            (keyed[0].partition, "k")}
+
+
 @pytest.mark.parametrize(
     ("partitions", "kind"), [(0, InterceptedProducer), (2, InterceptedPartitionedProducer)])
 async def test_interceptors_are_no_obstacle(partitions: int, kind: type[Any]) -> None:

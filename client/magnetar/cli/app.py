@@ -62,10 +62,13 @@ def _refuse_unknown(command: Any, table: Mapping[str, Any], where: str) -> None:
 def settings(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(envvar="MAGNETAR_CONFIG", help="TOML file, a table a command.")
+        Path | None, typer.Option(
+            envvar="MAGNETAR_CONFIG", help="A TOML file with a table for each command.")
     ] = None,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+        bool, typer.Option(
+            "--version", callback=_print_version, is_eager=True, show_envvar=False,
+            help="Say which version this is.")
     ] = False,
 ) -> None:
     """Options come from the command line, then MAGNETAR_<COMMAND>_<OPTION>, then the file."""

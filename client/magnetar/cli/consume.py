@@ -65,7 +65,10 @@ def consume(
     tags: Annotated[str, typer.Option(help="Only these, as: TagA || TagB; * is all.")] = "*",
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """Print messages and acknowledge them once printed; a new subscription begins at the start."""
+    """Print messages, and acknowledge them once printed.
+
+    A new subscription begins at the start.
+    """
     from magnetar import InitialPosition
     from magnetar.sync import Client
 

@@ -12,6 +12,7 @@ import typer
 from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Output, OutputOption, ServiceUrl
 from magnetar.cli.output import show
 from magnetar.dead_letter import REDRIVE, DeadLetter
+from magnetar.errors import SubscriptionNotFound
 
 if TYPE_CHECKING:
     from magnetar.admin.topic_values import StoredMessage
@@ -35,7 +36,7 @@ def list_(
     output: OutputOption = Output.TABLE,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """One line for each dead letter that is not yet redriven; nothing is consumed."""
+    """List dead letters that are not yet redriven. Nothing is consumed."""
     rows = []
     for message in _waiting(url, topic, subscription, count):
         letter = DeadLetter.of(message.properties)
@@ -58,7 +59,7 @@ def peek(
     count: Count = 10,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """Show dead letters that are not yet redriven, with all they have; nothing is consumed."""
+    """Show dead letters that are not yet redriven, whole. Nothing is consumed."""
     for message in _waiting(url, topic, subscription, count):
         print(f"{message.message_id}  from {message.producer_name}, sequence id"
               f" {message.sequence_id}, published {_time(message.publish_timestamp)}")
@@ -120,7 +121,12 @@ def _waiting(url: str, topic: str, subscription: str, count: int) -> Iterator[St
     from magnetar.sync import Client
 
     with Client(url, operation_timeout_seconds=TIMEOUT_S) as client:
-        yield from client.admin.subscriptions.peek(topic, subscription, count)
+        try:
+            yield from client.admin.subscriptions.peek(topic, subscription, count)
+        except SubscriptionNotFound as error:
+            raise SubscriptionNotFound(
+                f"{error}: it has had no dead letters, or they are kept by another (-s)"
+            ) from error
 
 
 def _time(time_ms: int) -> str:

@@ -8,6 +8,11 @@ from collections.abc import Mapping, Sequence
 from magnetar.cli.options import Output
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 message`, `3 messages`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def show(rows: Sequence[Mapping[str, object]], output: Output) -> None:
     """All rows share the first one's keys."""
     if output is Output.JSON:

@@ -30,7 +30,7 @@ def produce(
     topic: Topic, rate: Rate = 0, size: Size = 1024, seconds: Seconds = 10,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """Publish; JSON with the rate and the percentiles of the publish latency."""
+    """Publish; JSON with the rate and the publish latencies."""
     from magnetar.cli.load import run_load
 
     _report(run_load(url, topic, rate, size, seconds, publish=True, consume=False))

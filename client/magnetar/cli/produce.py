@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl
+from magnetar.cli.output import counted
+from magnetar.cli.times import WHEN, is_duration, milliseconds, time_ms
 from magnetar.errors import InvalidArgument
 
 LINES_A_CALL = 512
@@ -54,6 +56,15 @@ def _chunks(contents: Iterator[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
+def _delivery(text: str) -> dict[str, Any]:
+    """As `send_many` takes it: so long after each message is sent, or at one time for all."""
+    if not text:
+        return {}
+    if is_duration(text):
+        return {"deliver_after": milliseconds(text) / 1000}
+    return {"deliver_at": time_ms(text)}
+
+
 def _pairs(given: list[str]) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in given]
     if not all(key and sign for key, sign, _ in pairs):
@@ -79,6 +90,12 @@ def produce(
         list[str] | None,
         typer.Option("-p", "--property", metavar="KEY=VALUE", help="Of every message."),
     ] = None,
+    key: Annotated[
+        str, typer.Option(help="Of every message: decides its partition, and keeps it in order.")
+    ] = "",
+    deliver: Annotated[
+        str, typer.Option(metavar="TIME", help=f"Not before {WHEN}.")
+    ] = "",
     ttl_ms: Annotated[
         int, typer.Option(min=0, help="Who has not consumed it by then never gets it; 0 is none.")
     ] = 0,
@@ -87,7 +104,7 @@ def produce(
     ] = AccessMode.SHARED,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """Publish messages; the last line on stderr says how many are durable.
+    """Publish messages. The last line on stderr says how many are durable.
 
     Exit status 0 means that every message is.
     """
@@ -96,8 +113,7 @@ def produce(
     from magnetar.enums import ProducerAccessMode
     from magnetar.sync import Client
 
-    pairs = _pairs(property or [])
-    acknowledged = 0
+    pairs, delivery = _pairs(property or []), _delivery(deliver)
     # A named run numbers its lines from 0, so that a repeated one is recognised line by line.
     first = -1 if name else None
     with (
@@ -109,8 +125,11 @@ def produce(
     ):
         try:
             for chunk in _chunks(_contents(message or [], file or [])):
-                producer.send_many(chunk, pairs, tag or None, ttl_ms / 1000 or None)
+                producer.send_many(
+                    chunk, pairs, tag or None, ttl_ms / 1000 or None, partition_key=key or None,
+                    **delivery)
             producer.flush()
         finally:
-            acknowledged = producer.acknowledged_messages
-            typer.echo(f"{acknowledged} messages are durable", err=True)
+            count = producer.acknowledged_messages
+            are = "is" if count == 1 else "are"
+            typer.echo(f"{counted(count, 'message')} {are} durable", err=True)

@@ -6,12 +6,12 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from magnetar.cli.options import TIMEOUT_S
+from magnetar.cli.times import is_duration, milliseconds, time_ms
 from magnetar.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ WHERE = (
     "earliest, latest, a message id (LEDGER:ENTRY:PARTITION:INDEX), a time"
     " (2026-01-31T09:30, or milliseconds since 1970), or so long ago (90s, 30m, 2h, 7d)"
 )
-WHEN = "a time (2026-01-31T09:30, or milliseconds since 1970), or so far ahead (30m, 2h, 7d)"
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_DURATION = re.compile(r"(\d+)(ms|s|m|h|d)", re.ASCII)
 _ID_PARTS = (2, 4)
 
 
@@ -96,17 +93,6 @@ def policy_value(text: str) -> int | bool | str | None:
         return text or None
 
 
-def milliseconds(text: str) -> int:
-    """Of a duration such as 500ms, 90s, 30m, 2h or 7d, ms by itself; raises InvalidArgument."""
-    if text.isascii() and text.isdigit():
-        return int(text)
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        raise InvalidArgument(f"write a duration as 500ms, 90s, 30m, 2h or 7d, not {text!r}")
-    number, unit = int(found[1]), found[2]
-    return number if unit == "ms" else number * _SECONDS[unit] * 1000
-
-
 def message_id(text: str) -> MessageId:
     """As a message id prints, LEDGER:ENTRY:PARTITION:INDEX; raises InvalidArgument."""
     from magnetar.message_id import MessageId
@@ -132,20 +118,13 @@ def scheduled_id(text: str) -> ScheduledId:
     return ScheduledId.parse(text)
 
 
-def due_ms(text: str) -> int:
-    """A point in time, or so long from now; raises InvalidArgument."""
-    if _DURATION.fullmatch(text):
-        return time.time_ns() // 1_000_000 + milliseconds(text)
-    return time_ms(text)
-
-
 def where(text: str) -> Where:
     """A place in a topic, see WHERE; raises InvalidArgument."""
     from magnetar.enums import InitialPosition
 
     if text in ("earliest", "latest"):
         return InitialPosition(text)
-    if _DURATION.fullmatch(text):
+    if is_duration(text):
         return time.time_ns() // 1_000_000 - milliseconds(text)
     if re.fullmatch(r"-?\d+(:-?\d+)+", text):
         return message_id(text)
@@ -153,13 +132,3 @@ def where(text: str) -> Where:
         return time_ms(text)
     except InvalidArgument:
         raise InvalidArgument(f"write {WHERE}; not {text!r}") from None
-
-
-def time_ms(text: str) -> int:
-    """Milliseconds since 1970 of a point in time; raises InvalidArgument."""
-    if text.isascii() and text.isdigit():
-        return int(text)
-    try:
-        return int(datetime.fromisoformat(text).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise InvalidArgument(f"write {WHEN}; not {text!r}") from None

@@ -33,7 +33,7 @@ app = typer.Typer(cls=LoadedWhenUsed, no_args_is_help=True, rich_markup_mode=Non
 
 @app.callback()
 def _admin() -> None:
-    """Administer tenants, policies, topics, subscriptions and messages.
+    """Administer topics, subscriptions, policies and all else.
 
     Any broker takes any command. Each prints a table for people, or JSON with --json. What
     deletes or gives up something asks for a confirmation, or for --yes.

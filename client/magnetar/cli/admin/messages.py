@@ -71,7 +71,7 @@ def get(
 
 @app.command("last-id")
 def last_id(topic: Topic, json: Json = False, url: ServiceUrl = DEFAULT_URL) -> None:
-    """Show the id of the newest message of a topic, or of each of its partitions."""
+    """Show the id of a topic's newest message. A partitioned topic has one a partition."""
     with administration(url) as admin:
         found = admin.messages.last_ids(topic)
     names([str(one) for one in found], json, "no messages")

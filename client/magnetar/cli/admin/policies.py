@@ -17,7 +17,7 @@ from magnetar.cli.admin.printing import as_json, record, table
 from magnetar.cli.options import DEFAULT_URL, ServiceUrl
 
 app = typer.Typer(
-    help="Policies of the cluster, a namespace or a topic; the narrower one counts.",
+    help="Policies of the cluster, a namespace or a topic. The narrower one counts.",
     no_args_is_help=True, rich_markup_mode=None,
 )
 
@@ -54,6 +54,8 @@ def get(
     """Show what is set at one level, nothing inherited."""
     with administration(url) as admin:
         found = admin.policies.get(namespace=namespace, topic=topic)
+    if not json and not found:
+        typer.echo("nothing is set at this level", err=True)
     as_json(found) if json else record(found)
 
 

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magnetar.cli.admin.arguments import (
-    WHEN,
     Json,
     Topic,
     Yes,
     administration,
     confirm,
-    due_ms,
     scheduled_id,
 )
 from magnetar.cli.admin.printing import as_json, plain, size, table, when
 from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.times import WHEN, due_ms
 
 if TYPE_CHECKING:
     from magnetar.admin.schedule_values import ScheduledMessage, ScheduleOutcome
@@ -39,7 +38,7 @@ def list_scheduled(
     json: Json = False,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """List what waits, by time, of a partitioned topic partition by partition.
+    """List what waits, by time. Of a partitioned topic it comes partition by partition.
 
     \b
     magnetar admin schedule list orders --before 1h

@@ -15,13 +15,14 @@ from magnetar.cli.admin.arguments import (
     Yes,
     administration,
     confirm,
-    milliseconds,
     where,
 )
 from magnetar.cli.admin.messages import show
 from magnetar.cli.admin.printing import as_json, names
 from magnetar.cli.admin.topic_report import report_subscription
 from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.output import counted
+from magnetar.cli.times import milliseconds
 
 app = typer.Typer(
     help="Subscriptions: their positions and backlogs.", no_args_is_help=True,
@@ -31,7 +32,8 @@ Force = Annotated[bool, typer.Option(help="Although consumers are connected.")]
 
 
 def _given_up(messages: int, json: bool) -> None:
-    as_json({"messages": messages}) if json else typer.echo(f"{messages} messages given up")
+    told = f"{counted(messages, 'message')} given up"
+    as_json({"messages": messages}) if json else typer.echo(told)
 
 
 def _named(topic: str, subscription: str, member: str) -> str:
@@ -100,7 +102,8 @@ def skip(
     \b
     magnetar admin subscriptions skip orders billing 10 --yes
     """
-    what = f"gives up the next {messages} messages of {_named(topic, subscription, member)}"
+    next_ones = counted(messages, "message")
+    what = f"gives up the next {next_ones} of {_named(topic, subscription, member)}"
     confirm(yes, what, subscription)
     with administration(url) as admin:
         _given_up(
@@ -164,7 +167,7 @@ def peek(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="At most so many.")] = 1,
     member: Member = "", json: Json = False, url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """Show the next messages not acknowledged; they stay where they are.
+    """Show the next messages not acknowledged. They stay where they are.
 
     \b
     magnetar admin subscriptions peek orders billing -n 5

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from magnetar.cli.admin.printing import rate, record, size, table, when
+from magnetar.cli.output import counted
 
 if TYPE_CHECKING:
     from magnetar.admin.topic_values import (
@@ -25,7 +26,7 @@ def report(stats: TopicStats) -> None:
         "terminated": stats.terminated, "in": _traffic(stats.incoming),
         "out": _traffic(stats.outgoing),
         "kept messages": "not known now" if stats.messages < 0 else stats.messages,
-        "storage": f"{size(stats.storage_bytes)} in {len(stats.ledgers)} ledgers",
+        "storage": f"{size(stats.storage_bytes)} in {counted(len(stats.ledgers), 'ledger')}",
         "waiting producers": stats.waiting_producers or "",
         "scheduled": _scheduled(stats), "expired": stats.expired_messages or "",
         "dead letters": stats.dead_lettered_messages or "",
@@ -85,7 +86,7 @@ def report_subscription(stats: SubscriptionStats) -> None:
 def _scheduled(stats: TopicStats) -> str:
     if not stats.scheduled_messages:
         return ""
-    return f"{stats.scheduled_messages} messages, the next at {when(stats.next_due_ms)}"
+    return f"{counted(stats.scheduled_messages, 'message')}, the next at {when(stats.next_due_ms)}"
 
 
 def _quota(stats: TopicStats) -> str:
@@ -94,7 +95,8 @@ def _quota(stats: TopicStats) -> str:
         return ""
     limits = [size(quota.limit_bytes)] if quota.limit_bytes >= 0 else []
     limits += [f"{quota.limit_age_ms} ms"] if quota.limit_age_ms >= 0 else []
-    dropped = f"; {quota.evicted_messages} messages dropped" if quota.evicted_messages else ""
+    evicted = quota.evicted_messages
+    dropped = f"; {counted(evicted, 'message')} dropped" if evicted else ""
     return f"{size(quota.backlog_bytes)} of {' and '.join(limits)} ({quota.policy}){dropped}"
 
 
@@ -124,7 +126,7 @@ def _subscription(one: SubscriptionStats) -> dict[str, object]:
 
 
 def _traffic(traffic: Traffic) -> str:
-    so_far = f"{traffic.messages} messages, {size(traffic.bytes)} since it was loaded"
+    so_far = f"{counted(traffic.messages, 'message')}, {size(traffic.bytes)} since it was loaded"
     return f"{rate(traffic.messages_per_second, traffic.bytes_per_second)} ({so_far})"
 
 

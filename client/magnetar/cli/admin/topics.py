@@ -18,6 +18,7 @@ from magnetar.cli.admin.arguments import (
 from magnetar.cli.admin.printing import as_json, names, record, table, when
 from magnetar.cli.admin.topic_report import report, report_space
 from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.output import counted
 
 if TYPE_CHECKING:
     from magnetar.admin.topic_values import TopicInfo
@@ -119,7 +120,7 @@ def get(topic: Topic, json: Json = False, url: ServiceUrl = DEFAULT_URL) -> None
 
 @app.command()
 def stats(topic: Topic, json: Json = False, url: ServiceUrl = DEFAULT_URL) -> None:
-    """Show what goes on in a topic: rates, storage, producers, subscriptions, and what is in the
+    """Show what goes on in a topic. Rates, storage, producers, subscriptions, and what is in the
     way."""
     with administration(url) as admin:
         found = admin.topics.stats(topic)
@@ -153,14 +154,14 @@ def truncate(
     confirm(yes, f"deletes all messages of {topic}", topic)
     with administration(url) as admin:
         deleted = admin.topics.truncate(topic)
-    as_json({"messages": deleted}) if json else typer.echo(f"{deleted} messages deleted")
+    as_json({"messages": deleted}) if json else typer.echo(f"{counted(deleted, 'message')} deleted")
 
 
 @app.command()
 def delete(
     topic: Topic, force: Force = False, yes: Yes = False, url: ServiceUrl = DEFAULT_URL
 ) -> None:
-    """Delete a topic with its messages and policies, all partitions together.
+    """Delete a topic with its messages and policies. All partitions go together.
 
     \b
     magnetar admin topics delete orders --force --yes
