@@ -35,7 +35,7 @@ async def drain(consumer: Consumer) -> list[str]:
     received = []
     try:
         while True:
-            message = await consumer.receive(50)
+            message = await consumer.receive(250)
             await consumer.acknowledge(message)
             received.append(message.data.decode())
     except OperationTimeout:
