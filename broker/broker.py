@@ -144,7 +144,7 @@ class Broker:
             self.registry, resolver, clock, random, settings.limits, self.counters,
             self._make_topic,
         )
-        self._deletion = TopicDeletion(store, self.catalog, ledgers, clock, self._me)
+        self._deletion = TopicDeletion(store, self.catalog, ledgers, self._me)
         self.lifecycle = TopicLifecycle(
             self.catalog, self.registry, self._deletion, self._topic
         )

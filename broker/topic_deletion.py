@@ -15,12 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from broker.topic_catalog import TopicCatalog
 from ledger.driver import LedgerStore
-from ledger.topic_record import OwnedTopic
 from magnetar.errors import BadVersion, ConnectionFailed, LedgerError, LedgerNotFound, NotFound
-from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
 from metadata.brokers import BrokerRegistration
 from metadata.store import MetadataStore
@@ -39,14 +38,13 @@ class TopicDeletion:
     finished later."""
 
     def __init__(
-        self, store: MetadataStore, catalog: TopicCatalog, ledgers: LedgerStore, clock: Clock,
+        self, store: MetadataStore, catalog: TopicCatalog, ledgers: LedgerStore,
         me: Callable[[], BrokerRegistration],
     ) -> None:
         self._topics = TopicRepository(store)
         self._policies = PolicyRepository(store)
         self._catalog = catalog
         self._ledgers = ledgers
-        self._clock = clock
         self._me = me
         self._finishing: dict[str, asyncio.Task[None]] = {}
 
@@ -81,18 +79,17 @@ class TopicDeletion:
     async def _finish(self, name: str) -> None:
         me = self._me()
         try:
-            record, _ = await self._topics.get(name)
+            record, version = await self._topics.get(name)
             if not record.deleting:
                 return
             _log.info("goes on with the deletion of %s", name)
-            await OwnedTopic.claim(
-                self._topics, name, me.broker_id, me.incarnation, self._clock,
-                self._ledgers.limits,
-            )
-            record, version = await self._topics.get(name)
+            # Of this very record: a topic that is made again meanwhile is none to be claimed.
+            epoch = record.owner.epoch + 1 if record.owner is not None else 1
+            record = replace(record, owner=Owner(me.broker_id, me.incarnation, epoch))
+            version = await self._topics.update(record, version)
         except NotFound:
             return
-        except LedgerError as error:
+        except BadVersion as error:
             raise ConnectionFailed(f"another broker is deleting {name}; try again") from error
         await self._fence(record)
         await self._delete(record, version)

@@ -10,6 +10,7 @@ import pytest
 
 from broker.conversation import InitialPosition
 from broker.settings import BrokerLimits
+from broker.topic_deletion import TopicDeletion
 from magnetar.errors import (
     InvalidArgument,
     LedgerNotFound,
@@ -21,6 +22,7 @@ from magnetar.errors import (
 )
 from magnetar.ids import LedgerId
 from magnetar.topic import TopicName
+from metadata import paths
 from metadata.tenants import PolicyRepository
 from tenants.administration import TenantAdministration
 from tenants.policies import TopicPolicies
@@ -35,6 +37,7 @@ from tests.broker.world import (
     until,
     world,
 )
+from tests.metadata.paused_store import PausedStore
 
 EARLIEST = InitialPosition.EARLIEST
 NO_AUTO = TopicPolicies(auto_create_topics=False)
@@ -425,3 +428,37 @@ async def test_a_zombie_of_the_former_owner_is_fenced_before_its_ledgers_go() ->
         await until(lambda: bool(results))
         assert isinstance(results[0], MagnetarError)
 
+
+async def test_who_finishes_a_deletion_late_spares_the_topic_that_was_made_again() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await (await Publisher.open(node)).publish(b"old")
+        await interrupt(node, 0)
+        await made.kill(node)
+        late, quick = await made.broker("b2"), await made.broker("b3")
+        store = PausedStore(late.session)
+        deletion = TopicDeletion(
+            store, late.broker.catalog, late.broker._ledgers,  # type: ignore[arg-type]
+            late.broker._me,
+        )
+        first_look = store.pause("get", paths.topic(TOPIC))
+        finishing = asyncio.ensure_future(deletion.finish(TOPIC))
+        await first_look.reached.wait()
+        after_it = store.pause("get", paths.topic_bucket(TOPIC))
+        write = store.pause("put", paths.topic(TOPIC))
+        first_look.let_go()
+        await asyncio.wait(
+            [asyncio.ensure_future(one.reached.wait()) for one in (after_it, write)],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+
+        await quick.broker._deletion.finish(TOPIC)
+        publisher = await Publisher.open(quick)
+        await publisher.publish(b"new")
+        after_it.let_go()
+        write.let_go()
+        await asyncio.wait([finishing])
+
+        record, _ = await made.ground.topics.get(TOPIC)
+        assert record.owner == (await quick.topic()).log.log.owner
+        await publisher.publish(b"newer")
