@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from math import inf
 
 from magnetar.errors import MagnetarError
@@ -76,13 +76,13 @@ class Acknowledgement:
 class Acknowledgements:
     """Many acknowledgements; await it to know that all are durable."""
 
-    __slots__ = ("_groups",)
+    __slots__ = ("groups",)
 
     def __init__(self, groups: Iterable[Acknowledgement]) -> None:
-        self._groups = list(dict.fromkeys(groups))
+        self.groups = list(dict.fromkeys(groups))
 
     def __await__(self) -> Generator[object, None, None]:
-        for group in self._groups:
+        for group in self.groups:
             yield from group.__await__()
 
 
@@ -110,6 +110,21 @@ class Acknowledger:
                 group = self._begin()
             group.entries[what.entry] = [what.index]
         return group
+
+    def add_many(self, several: Iterable[Message | MessageId]) -> Iterator[Acknowledgement]:
+        """The groups they are in, which may repeat; raises as `add`, with those before added."""
+        entry: ReceivedEntry | None = None
+        indexes: list[int] = []
+        for what in several:
+            if isinstance(what, Message):
+                if what.entry is entry:  # most are of the entry of the one before
+                    indexes.append(what.index)
+                    continue
+                group, entry = self.add(what), what.entry
+                indexes = group.entries[entry]
+                yield group
+            else:
+                yield self.add(what)
 
     def _add_id(self, message_id: MessageId) -> Acknowledgement:
         group = self._open or self._begin()

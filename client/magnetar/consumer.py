@@ -150,7 +150,15 @@ class TopicConsumer(ConsumerLink, Consumer):
 
     def acknowledge_many(self, messages: Iterable[Message | MessageId]) -> Acknowledgements:
         """See Consumer."""
-        return Acknowledgements(self.acknowledge(message) for message in messages)
+        if self._timeouts is not None:
+            return Acknowledgements(map(self.acknowledge, messages))
+        if self._end is not None:
+            raise self._end
+        try:
+            return Acknowledgements(self._acknowledger.add_many(messages))
+        finally:
+            if self._acknowledger.sendable:
+                self._wake()
 
     def acknowledge_cumulative(self, message: Message | MessageId) -> Acknowledgement:
         """See Consumer."""

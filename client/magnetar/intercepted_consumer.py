@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from magnetar.acknowledgements import Acknowledgement
+from collections.abc import Iterable
+
+from magnetar.acknowledgements import Acknowledgement, Acknowledgements
 from magnetar.batch_receive_policy import BatchReceivePolicy
 from magnetar.connection import Connections
 from magnetar.consumer import TopicConsumer
@@ -59,6 +61,10 @@ class InterceptedConsumer(TopicConsumer):
         claim = super().acknowledge(message)
         self._interceptors.on_acknowledge(self, message, False)
         return claim
+
+    def acknowledge_many(self, messages: Iterable[Message | MessageId]) -> Acknowledgements:
+        """See Consumer."""
+        return Acknowledgements(map(self.acknowledge, messages))
 
     def acknowledge_cumulative(self, message: Message | MessageId) -> Acknowledgement:
         """See Consumer."""

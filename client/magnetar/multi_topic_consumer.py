@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain, groupby
 from typing import Final
 
 from magnetar.acknowledgements import Acknowledgement, Acknowledgements
@@ -161,7 +162,9 @@ class MultiTopicConsumer(Consumer):
 
     def acknowledge_many(self, messages: Iterable[Message | MessageId]) -> Acknowledgements:
         """See Consumer."""
-        return Acknowledgements(self.acknowledge(message) for message in messages)
+        return Acknowledgements(chain.from_iterable(
+            owner.acknowledge_many(own).groups
+            for owner, own in groupby(messages, self._owner) if owner is not None))
 
     def acknowledge_cumulative(self, message: Message | MessageId) -> Acknowledgement:
         """See Consumer; of the message's own partition or topic only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,27 @@ async def test_acknowledged_messages_do_not_come_again(
         assert cluster.acknowledge_requests <= 2
     async with await client.subscribe("t", "s") as consumer:
         assert await receive(consumer, 15) == numbered(30)[1::2]
+
+
+async def test_many_are_acknowledged_in_any_order_up_to_what_is_none(
+    client: Client, cluster: MemoryCluster
+) -> None:
+    async with await client.create_producer("t", batching_max_allowed_size_in_bytes=200) as one:
+        await (await one.send_many([b"%06d" % number for number in range(40)]))
+    async with await client.subscribe(
+        "t", "s", initial_position=InitialPosition.Earliest
+    ) as consumer:
+        messages = [await consumer.receive(5000) for _ in range(40)]
+        assert len({message.entry for message in messages}) > 3
+        mixed: list[Any] = [*messages[9::-1], *messages[20:30:2], messages[39].message_id,
+                            *messages[21:30:2]]
+        await consumer.acknowledge_many(mixed)
+        with pytest.raises(InvalidArgument):
+            consumer.acknowledge_many([messages[10], messages[11], None, messages[12]])  # type: ignore[list-item]
+
+    again = await client.subscribe("t", "s")
+    left = [int((await again.receive(5000)).data) for _ in range(17)]
+    assert left == [*range(12, 20), *range(30, 39)]
 
 
 async def test_cumulative_and_by_id(client: Client) -> None:
