@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.options import Output, OutputOption
+from magnetar.cli.options import Json
 from magnetar.errors import InvalidArgument
 from server.logs import LogLevel, configure_logging
 
@@ -174,16 +174,17 @@ def broker(
 
 @cluster_commands.command("init")
 def initialize(
-    metadata: MetadataUrl, policy: Policies = None, output: OutputOption = Output.TABLE
+    metadata: MetadataUrl, policy: Policies = None, json: Json = False
 ) -> None:
     """Make the cluster's records. Run again, it changes nothing but the policies named."""
     import asyncio
 
-    from magnetar.cli.output import show
+    from magnetar.cli.printing import as_json, record
     from server.parts import initialize_metadata
 
     cluster_id, policies = asyncio.run(initialize_metadata(metadata, policy or []))
-    show([{"cluster": cluster_id, **policies}], output)
+    made = {"cluster": cluster_id, **policies}
+    as_json(made) if json else record(made)
 
 
 @cluster_commands.callback()

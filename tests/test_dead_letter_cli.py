@@ -34,14 +34,14 @@ def test_dead_letters_are_listed_shown_and_moved_back(url: str) -> None:
     none = run(*MAGNETAR, "dlq", "redrive", dead_topic, "--filter", "tag = 'x'", url=url)
     assert none == ""  # and now the subscription that keeps them is there
 
-    rows = json.loads(run(*MAGNETAR, "dlq", "list", dead_topic, "-o", "json", url=url))
+    rows = json.loads(run(*MAGNETAR, "dlq", "list", dead_topic, "--json", url=url))
     assert [(row["topic"], row["attempts"], row["reason"]) for row in rows] == [
         ("cli-orders", 3, "no such customer"), ("cli-orders", 3, "timeout")]
     shown = run(*MAGNETAR, "dlq", "peek", dead_topic, "-n", "1", url=url)
     assert "dead_letter.reason: no such customer" in shown and "  first" in shown
 
     moved = json.loads(run(
-        *MAGNETAR, "dlq", "redrive", dead_topic, "-o", "json", "--filter",
+        *MAGNETAR, "dlq", "redrive", dead_topic, "--json", "--filter",
         "dead_letter.reason LIKE '%time%'", url=url))
     assert moved == [{"moved": 1, "topic": "persistent://public/default/cli-orders"}]
     printed = run(*MAGNETAR, "consume", "cli-orders", "-s", "s", "-n", "1", url=url)

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from magnetar.cli.admin import arguments
-from magnetar.cli.admin.printing import size, when
 from magnetar.cli.app import app
+from magnetar.cli.printing import size, when
 from magnetar.cli.times import milliseconds
 from magnetar.enums import InitialPosition
 from magnetar.errors import InvalidArgument, MagnetarError, ResourceInUse, TopicNotFound

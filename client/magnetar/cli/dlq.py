@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Output, OutputOption, ServiceUrl
-from magnetar.cli.output import show
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Json, ServiceUrl
+from magnetar.cli.printing import as_json, table
 from magnetar.dead_letter import REDRIVE, DeadLetter
 from magnetar.errors import SubscriptionNotFound
 
@@ -33,7 +33,7 @@ def list_(
     topic: Topic,
     subscription: Subscription = REDRIVE,
     count: Count = 100,
-    output: OutputOption = Output.TABLE,
+    json: Json = False,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """List dead letters that are not yet redriven. Nothing is consumed."""
@@ -48,8 +48,7 @@ def list_(
             "failed_at": _time(letter.failed_at_ms) if letter else "",
             "reason": letter.reason if letter else "no dead letter",
         })
-    if rows or output is Output.JSON:
-        show(rows, output)
+    as_json(rows) if json else table(rows, "no dead letters")
 
 
 @app.command()
@@ -87,7 +86,7 @@ def redrive(
     patience_s: Annotated[
         int, typer.Option(min=1, help="Give up when nothing moved for so long.")
     ] = 30,
-    output: OutputOption = Output.TABLE,
+    json: Json = False,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Move dead letters back, each once. Exit status 1 when some could not be moved."""
@@ -98,8 +97,10 @@ def redrive(
             topic, subscription=subscription, to=to or None, max_messages=count or None,
             filter=filter, tags=tags, patience_millis=patience_s * 1000, on_progress=_tell)
     rows = [{"moved": moved, "topic": target} for target, moved in sorted(report.targets.items())]
-    if rows or output is Output.JSON:
-        show(rows, output)
+    if json:
+        as_json(rows)
+    elif rows:
+        table(rows, "")
     for number, text in (
         (report.unwanted, "not wanted by --filter or --tags"),
         (report.without_target, "do not say where they came from; name a topic with --to"),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl
-from magnetar.cli.output import counted
+from magnetar.cli.printing import counted
 from magnetar.cli.times import WHEN, is_duration, milliseconds, time_ms
 from magnetar.errors import InvalidArgument
 

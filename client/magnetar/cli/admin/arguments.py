@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from magnetar.message_id import MessageId
     from magnetar.scheduled_id import ScheduledId
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Topic = Annotated[
     str, typer.Argument(metavar="TOPIC", help="persistent://tenant/namespace/topic, or a name.")

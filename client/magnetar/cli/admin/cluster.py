@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from magnetar.cli.admin.arguments import Json, administration
-from magnetar.cli.admin.printing import as_json, plain, table
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.admin.arguments import administration
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.printing import as_json, plain, table
 
 brokers = typer.Typer(
     help="The brokers of the cluster.", no_args_is_help=True, rich_markup_mode=None

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.admin.arguments import Json, Topic, administration, message_id
-from magnetar.cli.admin.printing import as_json, names, record, size, when
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.admin.arguments import Topic, administration, message_id
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.printing import as_json, names, record, size, when
 
 if TYPE_CHECKING:
     from magnetar.admin.topic_values import StoredMessage

@@ -7,15 +7,14 @@ from typing import Annotated
 import typer
 
 from magnetar.cli.admin.arguments import (
-    Json,
     Namespace,
     Yes,
     administration,
     confirm,
     policy_changes,
 )
-from magnetar.cli.admin.printing import as_json, names, plain, record
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.printing import as_json, names, plain, record
 
 app = typer.Typer(
     help="Namespaces: groups of topics with policies of their own.", no_args_is_help=True,

@@ -7,14 +7,13 @@ from typing import Annotated
 import typer
 
 from magnetar.cli.admin.arguments import (
-    Json,
     OfNamespace,
     OfTopic,
     administration,
     policy_changes,
 )
-from magnetar.cli.admin.printing import as_json, record, table
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.printing import as_json, record, table
 
 app = typer.Typer(
     help="Policies of the cluster, a namespace or a topic. The narrower one counts.",

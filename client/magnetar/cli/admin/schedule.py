@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magnetar.cli.admin.arguments import (
-    Json,
     Topic,
     Yes,
     administration,
     confirm,
     scheduled_id,
 )
-from magnetar.cli.admin.printing import as_json, plain, size, table, when
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.printing import as_json, plain, size, table, when
 from magnetar.cli.times import WHEN, due_ms
 
 if TYPE_CHECKING:

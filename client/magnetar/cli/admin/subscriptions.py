@@ -8,7 +8,6 @@ import typer
 
 from magnetar.cli.admin.arguments import (
     WHERE,
-    Json,
     Member,
     Subscription,
     Topic,
@@ -18,10 +17,9 @@ from magnetar.cli.admin.arguments import (
     where,
 )
 from magnetar.cli.admin.messages import show
-from magnetar.cli.admin.printing import as_json, names
 from magnetar.cli.admin.topic_report import report_subscription
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
-from magnetar.cli.output import counted
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.printing import as_json, counted, names
 from magnetar.cli.times import milliseconds
 
 app = typer.Typer(

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from magnetar.cli.admin.arguments import Json, Properties, Yes, administration, confirm, pairs
-from magnetar.cli.admin.printing import as_json, names, plain, record
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
+from magnetar.cli.admin.arguments import Properties, Yes, administration, confirm, pairs
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.printing import as_json, names, plain, record
 
 app = typer.Typer(
     help="Tenants: who shares the cluster.", no_args_is_help=True, rich_markup_mode=None

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from magnetar.cli.admin.printing import rate, record, size, table, when
-from magnetar.cli.output import counted
+from magnetar.cli.printing import counted, rate, record, size, table, when
 
 if TYPE_CHECKING:
     from magnetar.admin.topic_values import (

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magnetar.cli.admin.arguments import (
-    Json,
     Properties,
     Topic,
     Yes,
@@ -15,10 +14,9 @@ from magnetar.cli.admin.arguments import (
     confirm,
     pairs,
 )
-from magnetar.cli.admin.printing import as_json, names, record, table, when
 from magnetar.cli.admin.topic_report import report, report_space
-from magnetar.cli.options import DEFAULT_URL, ServiceUrl
-from magnetar.cli.output import counted
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.printing import as_json, counted, names, record, table, when
 
 if TYPE_CHECKING:
     from magnetar.admin.topic_values import TopicInfo

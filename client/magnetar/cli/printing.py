@@ -1,4 +1,4 @@
-"""Prints what administration answers with: aligned text for people, JSON for programs."""
+"""Prints what commands found: aligned text for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -78,6 +78,11 @@ def record(values: Mapping[str, Any]) -> None:
     for key, text in shown.items():
         if text:
             typer.echo(f"{key.ljust(width)}{GAP}{text}")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 message`, `3 messages`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def cell(value: Any) -> str:
