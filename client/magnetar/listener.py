@@ -19,6 +19,8 @@ WAITING_A_HANDLER = 16
 """Messages that may wait for one of their key, for each that may be handled at a time."""
 CANCELLED_S = 5.0
 """How long a cancelled handler may take to end."""
+DURABLE_S = 5.0
+"""How long a stop waits, before it gives messages back, for the acknowledgements of others."""
 STOPPED = "the listener stopped while it was being handled"
 
 Handler = Callable[[Message], Coroutine[Any, Any, object]]
@@ -119,12 +121,15 @@ class Listener:
             _log.error(
                 "%d handlers of %s go on after they were cancelled", len(self._running), self.name)
             self._running = set()
-        with suppress(MagnetarError):
-            if self._claim is not None:
-                await self._claim
-            # Not before: what is given back could otherwise come here once more.
-            for message, failure in self._failures:
+        if self._claim is not None:
+            # What is given back before could come here once more.
+            with suppress(MagnetarError, TimeoutError):
+                async with asyncio.timeout(DURABLE_S):
+                    await self._claim
+        for message, failure in self._failures:
+            with suppress(MagnetarError):
                 consumer.negative_acknowledge(message, reason=failure)
+        with suppress(MagnetarError):
             consumer.give_back(self._lanes.drain())
 
     # Handling.
@@ -139,8 +144,11 @@ class Listener:
             try:
                 messages = await consumer.receive_many(room)
             except EndOfTopic:
-                await self._until_idle()
-                return
+                if not self._running:
+                    return
+                # What fails now comes again.
+                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                continue
             except MagnetarError as error:
                 if consumer.closed:
                     raise
@@ -154,10 +162,6 @@ class Listener:
     def _fetched(self, fetching: asyncio.Task[None]) -> None:
         if not fetching.cancelled() and (error := fetching.exception()) is not None:
             _log.error("%s ended: %s", self.name, error)
-
-    async def _until_idle(self) -> None:
-        while self._running:
-            await asyncio.wait(self._running)
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()

@@ -26,6 +26,8 @@ class Listeners:
     def __init__(self, subscribe: Subscribe) -> None:
         self._subscribe = subscribe
         self._bound: list[Listener] = []
+        self._changing = asyncio.Lock()
+        self._starting: asyncio.Task[None] | None = None
 
     def add(
         self, topics: Topics | None, subscription: str, handler: Handler, *,
@@ -56,7 +58,20 @@ class Listeners:
         return listener
 
     async def start(self) -> None:
-        """Start what has not been; when one cannot, none of these is."""
+        """Start what has not been; when one cannot, or `stop` comes first, none of these is."""
+        async with self._changing:
+            starting = self._starting = asyncio.get_running_loop().create_task(
+                self._start(), name="magnetar start of listeners")
+            try:
+                await asyncio.wait({starting})
+            finally:
+                self._starting = None
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+        if not starting.cancelled():
+            starting.result()
+
+    async def _start(self) -> None:
         begun: list[Listener] = []
         try:
             for listener in self._bound:
@@ -88,7 +103,10 @@ class Listeners:
 
     async def stop(self) -> None:
         """Stop all; raises the first error, after all are stopped."""
-        await _stop_all(self._bound)
+        if self._starting is not None:
+            self._starting.cancel()
+        async with self._changing:
+            await _stop_all(self._bound)
 
 
 async def _stop_all(listeners: list[Listener]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from magnetar import Client, ConsumerType, DeadLetterPolicy, InitialPosition, Message
-from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError
+from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError, OperationTimeout
 from tests.client.memory_broker import MemoryCluster
 from tests.client.memory_subscription import MemorySubscription
 
@@ -368,6 +368,93 @@ async def test_run_returns_at_the_end_of_the_topic(
 
     assert sorted(seen) == sorted(names("a", 20))
     assert sum(map(int.bit_count, subscription(cluster).acknowledged.values())) == 20
+
+
+@pytest.mark.parametrize("delay_s", [0, 7])
+async def test_what_fails_at_the_end_of_the_topic_is_handled_again(
+    client: Client, cluster: MemoryCluster, delay_s: int
+) -> None:
+    seen, go = Seen(), asyncio.Event()
+
+    @client.on(
+        "t", "s", initial_position=EARLIEST, consumer_type=ConsumerType.Exclusive, concurrency=3,
+        redelivery_backoff=[delay_s])
+    async def handle(message: Message) -> None:
+        seen.add((message.data.decode(), message.redelivery_count))
+        if not message.redelivery_count:
+            await go.wait()
+            raise ValueError
+
+    await publish(client, names("ab", 1))
+    cluster.topic("t").terminate()
+    running = asyncio.create_task(client.run())
+    await seen.reached(2)
+    await settled(lambda: client._all_listeners()._bound[0].consumer._at_end_of_topic)  # type: ignore[union-attr]
+    go.set()
+    if delay_s:
+        await settled(lambda: len(subscription(cluster).delayed) == 2)
+        assert not running.done()
+        subscription(cluster).release()
+    async with asyncio.timeout(10):
+        await running
+
+    assert seen == [("a0", 0), ("b0", 0), ("a0", 1), ("b0", 1)]
+
+
+async def test_a_stop_ends_a_start_that_is_under_way(
+    client: Client, cluster: MemoryCluster
+) -> None:
+    @client.on("t", "s")
+    async def handle(message: Message) -> None:
+        pytest.fail("nothing was published")
+
+    for turns in range(30):
+        running = asyncio.create_task(client.run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await client.stop_listeners()
+        if turns:
+            async with asyncio.timeout(10):
+                await running
+        else:
+            running.cancel()
+    await settled(lambda: not cluster.topic("t").sessions)
+
+
+async def test_a_stop_ends_when_no_broker_answers(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magnetar.listener.DURABLE_S", 0.0)
+    seen, go = Seen(), asyncio.Event()
+    client = Client(cluster.url, operation_timeout_seconds=0.1)
+
+    @client.on("t", "s", initial_position=EARLIEST)
+    async def handle(message: Message) -> None:
+        seen.add(message.data)
+        await go.wait()
+
+    await publish(client, names("a", 1))
+    await client.start_listeners()
+    await seen.reached(1)
+    await cluster.stop()
+    go.set()
+
+    async with asyncio.timeout(10):
+        with pytest.raises(OperationTimeout, match="acknowledgements"):
+            await client.stop_listeners()
+        await client.close()
+
+
+async def test_what_is_started_twice_is_subscribed_once(
+    client: Client, cluster: MemoryCluster
+) -> None:
+    @client.on("t", "s")
+    async def handle(message: Message) -> None:
+        pytest.fail("nothing was published")
+
+    await asyncio.gather(client.start_listeners(), client.start_listeners())
+
+    assert len(subscription(cluster).sessions) == 1
 
 
 async def test_none_is_started_when_one_cannot_be(
