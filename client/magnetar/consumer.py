@@ -212,8 +212,7 @@ class TopicConsumer(ConsumerLink, Consumer):
     async def seek(self, where: MessageId | int | InitialPosition) -> None:
         """See Consumer."""
         seek = seek_request(where)
-        if (newest := self._acknowledger.newest) is not None:
-            await newest
+        await self._acknowledged()
         await self._ask(lambda request, request_id: put_seek(request, request_id, seek))
         self._forget_returns()
         if self._timeouts is not None:
@@ -244,17 +243,24 @@ class TopicConsumer(ConsumerLink, Consumer):
     async def close(self) -> None:
         """See Consumer."""
         try:
-            if self._end is None and (newest := self._acknowledger.newest) is not None:
-                async with asyncio.timeout(self._connections.settings.operation_timeout_s):
-                    await newest
-        except TimeoutError as error:
-            raise OperationTimeout("acknowledgements may not be durable") from error
+            if self._end is None:
+                await self._acknowledged()
         finally:
             if self._end is None:
                 self._give_back_queued()
                 self._tell_active(False)
                 await self._say(lambda request: setattr(request, "close", True))
             await self._stop()
+
+    async def _acknowledged(self) -> None:
+        """Until everything acknowledged so far is durable; raises OperationTimeout."""
+        if (newest := self._acknowledger.newest) is None:
+            return
+        try:
+            async with asyncio.timeout(self._connections.settings.operation_timeout_s):
+                await newest
+        except TimeoutError as error:
+            raise OperationTimeout("acknowledgements may not be durable") from error
 
     # For the link.
 

@@ -305,6 +305,7 @@ class ConsumerLink(ABC):
                 self._unlinked()
                 self._parted.set()
                 if self._closed_by_broker:
+                    self._finish(AlreadyClosed("the consumer is closed"))
                     return
                 self._queue.new_link()
                 if not isinstance(error, RETRYABLE_LATER):
@@ -396,7 +397,7 @@ class ConsumerLink(ABC):
             self._wake_receivers()
         if reply.closed:
             self._closed_by_broker = True
-            self._parted.set()
+            raise AlreadyClosed("the consumer is closed")
 
     def _resolve(
         self, request_id: int, reply: pb.ConsumeReply, done: pb.RequestDone | None
@@ -423,7 +424,7 @@ class ConsumerLink(ABC):
     async def _say(self, fill: Fill) -> bool:
         """Send a last frame and wait for the broker's `closed`; whether it came."""
         if self._stream is None:
-            return False
+            return self._closed_by_broker
         self._parted.clear()
         self._link_error = None
         self._unsent.append(fill)

@@ -19,6 +19,7 @@ from magnetar.errors import (
     OperationTimeout,
 )
 from magnetar.message_id import MessageId
+from magnetar.wire import broker_pb2 as pb
 from tests.client.memory_broker import MemoryCluster
 
 EARLIEST = InitialPosition.Earliest
@@ -169,6 +170,21 @@ async def test_seek(client: Client) -> None:
         await consumer.receive(20)
 
 
+async def test_a_seek_gives_up_when_no_broker_answers(cluster: MemoryCluster) -> None:
+    async with Client(cluster.url, operation_timeout_seconds=0.1) as client:
+        await publish(client, numbered(1))
+        consumer = await client.subscribe("t", "s", initial_position=EARLIEST)
+        message = await consumer.receive(5000)
+        await cluster.stop()
+        consumer.acknowledge(message)
+
+        async with asyncio.timeout(10):
+            with pytest.raises(OperationTimeout):
+                await consumer.seek(EARLIEST)
+            with pytest.raises(OperationTimeout):
+                await consumer.close()
+
+
 async def test_a_planned_move_takes_consumers_along(cluster: MemoryCluster) -> None:
     other = await cluster.start_broker()
     async with Client(cluster.url) as client:
@@ -232,6 +248,29 @@ async def test_exclusive_and_unsubscribe(client: Client, cluster: MemoryCluster)
     assert not cluster.topic("t").subscriptions
     with pytest.raises(AlreadyClosed):
         await consumer.receive()
+
+
+@pytest.mark.parametrize("end", ["close", "unsubscribe"])
+async def test_a_consumer_that_the_broker_let_go_has_ended_whoever_still_waits_for_it(
+    client: Client, cluster: MemoryCluster, end: str
+) -> None:
+    consumer = await client.subscribe("t", "s")
+    (session,) = cluster.topic("t").sessions
+    say, said = session.say, asyncio.Queue[pb.ConsumeReply]()
+    session.say = said.put_nowait  # type: ignore[method-assign]
+    receiving = asyncio.ensure_future(consumer.receive())
+    ending = asyncio.ensure_future(getattr(consumer, end)())
+    goodbye = await said.get()
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
+
+    say(goodbye)
+
+    async with asyncio.timeout(10):
+        with pytest.raises(AlreadyClosed):
+            await receiving
+        assert consumer.closed
+        await consumer.close()
 
 
 async def test_what_is_not_there(client: Client) -> None:
