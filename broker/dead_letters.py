@@ -8,6 +8,8 @@ from typing import Protocol
 
 from broker.forwarding.lane import ForwardLane, LaneHost
 from broker.forwarding.lanes import TopicLanes
+from broker.forwarding.parcel import Piece
+from broker.forwarding.partitions import is_partition_of, planned
 from broker.stored_entry import StoredEntry
 from broker.subscription_name import group_of
 from magnetar.dead_letter import REDRIVE, DeadLetter
@@ -84,32 +86,60 @@ class TopicDeadLetters:
             if not left:
                 done(None)
 
-        if mask and subscription in self._host.lane_hosts():
-            topic = TopicName.parse(self._host.name)
-            self._lane(subscription).give(entry, mask, DeadLetterLabels(
-                topic.full, topic.partition, group_of(subscription), attempts, reason,
-                self._lanes.office.clock.wall_ms(),
-            ), settled)
+        host = self._host.lane_hosts().get(subscription)
+        if not mask or host is None:
+            return
+        topic, target = TopicName.parse(self._host.name), host.dead_letter_target
+        labels = DeadLetterLabels(
+            topic.full, topic.partition, group_of(subscription), attempts, reason,
+            self._lanes.office.clock.wall_ms(),
+        )
+        # Only a former target that a plan names can tell whether it has a message.
+        former = planned(
+            host.forward_plans, entry, mask, lambda other: not _belongs(other, target))
+        for other, part in former.items():
+            self._lane_to(subscription, other).give(entry, part, labels, settled)
+            mask &= ~part
+        if mask:
+            self._lane(subscription).give(entry, mask, labels, settled)
 
     def _lane(self, subscription: str) -> ForwardLane:
         """The lane to the present target; what waits in a lane to a former one comes along."""
         target = self._host.lane_hosts()[subscription].dead_letter_target
         known = target in self._lanes.of(subscription)
-        lane = self._lanes.lane(
-            subscription, target, lambda: self._in_trouble(subscription), REDRIVE)
+        lane = self._lane_to(subscription, target)
         if not known:
-            for former, other in list(self._lanes.of(subscription).items()):
-                if former != target:
-                    lane.add(other.take_all())
+            for other in self._former(subscription, target):
+                lane.add(other.take_all())
         return lane
+
+    def _lane_to(self, subscription: str, target: str) -> ForwardLane:
+        def pass_on(partition: str, piece: Piece) -> None:
+            self._lane_to(subscription, partition).add([piece])
+
+        is_partition = TopicName.parse(target).partition >= 0
+        return self._lanes.lane(
+            subscription, target, lambda: self._in_trouble(subscription), REDRIVE,
+            None if is_partition else pass_on)
+
+    def _former(self, subscription: str, target: str) -> list[ForwardLane]:
+        """The lanes to other targets than that one and its partitions."""
+        return [
+            lane for other, lane in self._lanes.of(subscription).items()
+            if not _belongs(other, target)
+        ]
 
     def _in_trouble(self, subscription: str) -> None:
         """A lane fails: it may be that its target is no longer the one that is wanted."""
         host = self._host.lane_hosts().get(subscription)
         if host is None:
             return
-        for former, other in list(self._lanes.of(subscription).items()):
-            if former != host.dead_letter_target:
-                pieces = other.take_all()
-                if pieces:
-                    self._lane(subscription).add(pieces)
+        for other in self._former(subscription, host.dead_letter_target):
+            pieces = other.take_all()
+            if pieces:
+                self._lane(subscription).add(pieces)
+
+
+def _belongs(target: str, topic: str) -> bool:
+    """It is the topic, or a partition of it."""
+    return target == topic or is_partition_of(target, topic)

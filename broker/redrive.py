@@ -19,6 +19,7 @@ from broker.cursor import full_mask
 from broker.forwarding.copies import opened
 from broker.forwarding.lane import ForwardLane
 from broker.forwarding.lanes import TopicLanes
+from broker.forwarding.partitions import partition_of
 from broker.selector import MessageFilter
 from broker.stored_entry import StoredEntry
 from broker.subscription import Subscription
@@ -39,7 +40,6 @@ from magnetar.errors import (
     NotSupported,
 )
 from magnetar.message_id import MessageId
-from magnetar.murmur3 import murmur3_32
 from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
 
@@ -266,9 +266,7 @@ class Redrive:
         partitions = await self._partitions_of(name.full)
         if not partitions:
             return name.full
-        key = view.partition_key(index)
-        number = entry.first_ordinal + index if key is None else murmur3_32(key)
-        return name.with_partition(number % partitions).full
+        return name.with_partition(partition_of(view, entry, index, partitions)).full
 
     async def _partitions_of(self, topic: str) -> int:
         known = self._partitions.get(topic)

@@ -24,6 +24,7 @@ from broker.cursor import Cursor
 from broker.forwarding.byte_budget import ByteBudget
 from broker.forwarding.copies import Labels, copy_of, encode_copies, opened
 from broker.forwarding.parcel import Given, OnDone, OnSettled, Parcel, Piece, Waiting
+from broker.forwarding.partitions import PartitionRoutes
 from broker.forwarding.port import Forwarder, Outlet
 from broker.state_records import ForwardPlanned
 from broker.stored_entry import StoredEntry
@@ -116,15 +117,10 @@ class LaneOffice:
 
 
 class ForwardLane:
-    """Its task ends when there is nothing to do. `in_trouble` is called after each failure.
-
-    Before the first message ever goes to the target, the subscription `keep_for` is made there,
-    unless it is empty.
-    """
+    """Its task ends when there is nothing to do."""
 
     def __init__(
         self, host: LaneHost, target: str, entries: EntrySource, office: LaneOffice,
-        in_trouble: Callable[[], None] = lambda: None, keep_for: str = "",
     ) -> None:
         limits = office.limits
         self._host = host
@@ -133,8 +129,12 @@ class ForwardLane:
         self._office = office
         self._clock = office.clock
         self._limits = limits
-        self._in_trouble = in_trouble
-        self._keep_for = keep_for
+        self.in_trouble: Callable[[], None] = lambda: None
+        """Called after each failure."""
+        self.keep_for = ""
+        """A subscription that is made at the target before the first message ever goes there."""
+        self.routes: PartitionRoutes | None = None
+        """By these the messages go on to the lanes of the target's partitions, if it has any."""
         self._backoff = Backoff(office.random, limits.retry_first_s, limits.retry_most_s)
         self._aside_backoff = Backoff(office.random, limits.retry_first_s, limits.retry_most_s)
         self._aside_due_s = 0.0
@@ -235,7 +235,7 @@ class ForwardLane:
             if problem != self.problem:
                 _log.warning("%s, %s: %s", self._host.topic_name, self._host.name, problem)
             self.problem = problem
-            self._in_trouble()
+            self.in_trouble()
             await self._clock.sleep(self._backoff.next_s())
         except BaseException:
             self._drop_outlet()
@@ -263,6 +263,9 @@ class ForwardLane:
         if not self._waiting:
             await self._until_news_or_aside_due()
             return
+        if self.routes is not None and (partitions := await self.routes.count()):
+            await self._spread(self.routes, partitions)
+            return
         outlet = await self._open()
         if not self._waiting:
             return  # taken by another lane meanwhile
@@ -285,8 +288,8 @@ class ForwardLane:
             fresh = not self._released or self.plan is not None
             self._outlet = await self._office.forwarder.open(
                 self.target, producer_name(self._host.topic_name, self._host.name), fresh=fresh)
-            if self._keep_for and self._outlet.last_sequence_id < 0:
-                await self._office.forwarder.keep(self.target, self._keep_for)
+            if self.keep_for and self._outlet.last_sequence_id < 0:
+                await self._office.forwarder.keep(self.target, self.keep_for)
         return self._outlet
 
     async def _look_after(self, plan: ForwardPlanned) -> None:
@@ -311,6 +314,26 @@ class ForwardLane:
     def _settle_plan(self, plan: ForwardPlanned) -> None:
         if self.plan is plan:
             del self._host.forward_plans[self.target]
+
+    async def _spread(self, routes: PartitionRoutes, partitions: int) -> None:
+        """Hand what waits to the lanes of the target's partitions."""
+        while self._waiting:
+            piece = self._waiting.pop()
+            given, left = piece.given, self._unacknowledged(piece)
+            if not left:
+                continue
+            try:
+                entry = given.body or await self._entries.entry_at(given.ledger_id, given.entry_id)
+                masks = routes.split(opened(entry), entry, left, partitions)
+            except UNREADABLE as error:
+                self._set_aside(piece, None, error)
+                continue
+            except BaseException:
+                self._waiting.put_back([piece])
+                raise
+            self._forget(given)
+            for target, mask in masks.items():
+                routes.pass_on(target, Piece(given, mask))
 
     async def _until_news_or_aside_due(self) -> None:
         self._news.clear()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from broker.forwarding.lane import EntrySource, ForwardLane, LaneHost, LaneOffice
+from broker.forwarding.parcel import Piece
+from broker.forwarding.partitions import PartitionRoutes
 
 
 class LanesHost(Protocol):
@@ -33,18 +35,22 @@ class TopicLanes:
         return self._office
 
     def lane(
-        self, subscription: str, target: str, in_trouble: Callable[[], None] = lambda: None,
-        keep_for: str = "",
+        self, subscription: str, target: str, in_trouble: Callable[[], None] | None = None,
+        keep_for: str = "", pass_on: Callable[[str, Piece], None] | None = None,
     ) -> ForwardLane:
-        """The one lane; the rest counts when it is made now."""
+        """The one lane, made or, after `resume`, completed now. `pass_on`: see PartitionRoutes."""
         lanes = self._lanes.setdefault(subscription, {})
+        host, office = self._host.lane_hosts()[subscription], self._office
         lane = lanes.get(target)
         if lane is None:
-            lane = lanes[target] = ForwardLane(
-                self._host.lane_hosts()[subscription], target, self._entries, self._office,
-                in_trouble, keep_for)
+            lane = lanes[target] = ForwardLane(host, target, self._entries, office)
             if self._closed:
                 lane.close()
+        if in_trouble is not None:
+            lane.in_trouble, lane.keep_for = in_trouble, keep_for
+        if pass_on is not None and lane.routes is None:
+            lane.routes = PartitionRoutes(
+                target, host.forward_plans, office.forwarder, office.clock, pass_on)
         return lane
 
     def of(self, subscription: str) -> Mapping[str, ForwardLane]:
