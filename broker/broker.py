@@ -483,6 +483,12 @@ class Broker:
         policies = await self._resolver.resolve(parsed)
         topic: Topic | None = None
 
+        async def may_take(owner: Owner | None) -> bool:
+            """The record may name another than the one that was decided about."""
+            return owner == decision.former or (
+                (await self.ownership.for_opening(owner)).verdict is Verdict.HERE
+            )
+
         def fenced(error: LedgerError) -> None:
             if topic is not None:
                 topic.fail(error)
@@ -491,6 +497,7 @@ class Broker:
             log = await ManagedLog.open(
                 name, me.broker_id, me.incarnation, topics=self._topics, ledgers=self._ledgers,
                 clock=self._clock, policy=_log_policy(policies), on_fenced=fenced,
+                may_take=may_take,
             )
         except LedgerFenced as error:
             raise NotOwner(f"another broker took {name}: {error}; look it up again") from error

@@ -24,7 +24,7 @@ from ledger.position import BEFORE_FIRST, Position
 from ledger.quorum import Quorums
 from ledger.schedule_log import ScheduleLog
 from ledger.state_log import StateLog
-from ledger.topic_record import OwnedTopic
+from ledger.topic_record import MayTake, OwnedTopic, from_anybody
 from ledger.wire import StoredEntry
 from magnetar.errors import (
     EntryNotFound,
@@ -99,15 +99,16 @@ class ManagedLog(LogPositions):
         clock: Clock,
         policy: LogPolicy,
         on_fenced: Callable[[LedgerError], None],
+        may_take: MayTake = from_anybody,
     ) -> ManagedLog:
         """Take the topic over; `topic` is the full name of one that has a record.
 
         `on_fenced` is called once, when another owner is seen: the log serves no more then.
-        Raises NotFound, LedgerFenced (another took it meanwhile), RecoveryAborted (too few
-        bookies: try again later), ConnectionLoss, SessionExpired.
+        Raises NotFound, LedgerFenced (`may_take` says no, or another took it meanwhile),
+        RecoveryAborted (too few bookies: try again later), ConnectionLoss, SessionExpired.
         """
         owned = await OwnedTopic.claim(
-            topics, topic, broker_id, incarnation, clock, ledgers.limits
+            topics, topic, broker_id, incarnation, clock, ledgers.limits, may_take
         )
         recovered, state_records, schedule_readers = await asyncio.gather(
             _recover(owned.record, ledgers),

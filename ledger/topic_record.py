@@ -4,7 +4,7 @@ first sign of another owner (M2)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
@@ -24,6 +24,14 @@ from metadata.topic_nodes import TopicVersion
 from metadata.topics import Owner, TopicRecord, TopicRepository
 
 MAX_CLAIM_ATTEMPTS: Final = 5
+
+MayTake = Callable[[Owner | None], Awaitable[bool]]
+"""Whether the topic may be taken from this owner, as the record names it."""
+
+
+async def from_anybody(_owner: Owner | None) -> bool:
+    """Whoever it is."""
+    return True
 
 
 class OwnedTopic:
@@ -58,14 +66,17 @@ class OwnedTopic:
         incarnation: str,
         clock: Clock,
         limits: LedgerLimits,
+        may_take: MayTake = from_anybody,
     ) -> OwnedTopic:
         """Become the owner, with an epoch above all before.
 
-        Raises NotFound without such a topic, LedgerFenced when another took it meanwhile,
-        ConnectionLoss, SessionExpired.
+        Raises NotFound without such a topic, LedgerFenced when it may not be taken or another
+        took it meanwhile, ConnectionLoss, SessionExpired.
         """
         record, version = await topics.get(topic)
         found = record.owner
+        if not await may_take(found):
+            raise LedgerFenced(f"{topic} is owned by {found}")
         for _ in range(MAX_CLAIM_ATTEMPTS):
             if record.owner != found:
                 break

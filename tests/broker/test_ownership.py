@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from broker.conversation import InitialPosition
 from broker.ownership import ProbeResult
 from broker.settings import BrokerLimits
 from magnetar.errors import (
@@ -13,6 +16,8 @@ from magnetar.errors import (
     NotOwner,
     TopicNotFound,
 )
+from magnetar.ids import BrokerId
+from magnetar.topic import TopicName
 from metadata.store import SessionState
 from tenants.administration import TenantAdministration
 from tenants.policies import TopicPolicies, parse_changes
@@ -239,3 +244,32 @@ async def test_changed_policies_reach_loaded_topics() -> None:
         publisher.session.publish(publisher.batch(b"x" * 2_000))
         await until(lambda: bool(publisher.receipts))
         assert isinstance(publisher.receipts[0].error, MessageTooLarge)
+
+
+async def test_of_two_brokers_that_find_a_topic_unowned_the_slower_lets_it_be() -> None:
+    async with world() as made:
+        first = await made.broker("b1")
+        await (await Publisher.open(first)).publish(b"x")
+        quick, slow = await made.broker("b2"), await made.broker("b3")
+        await made.kill(first)
+        await until(lambda: slow.broker.directory.get(BrokerId("b1")) is None)
+        decided, go_on = asyncio.Event(), asyncio.Event()
+        resolve = slow.resolver.resolve
+
+        async def held(name: TopicName) -> TopicPolicies:
+            decided.set()
+            await go_on.wait()
+            return await resolve(name)
+
+        slow.resolver.resolve = held  # type: ignore[method-assign]
+        coming = asyncio.ensure_future(slow.broker.existing_topic(TOPIC))
+        await decided.wait()
+        subscriber = await Subscriber.open(quick, initial_position=InitialPosition.EARLIEST)
+        go_on.set()
+
+        with pytest.raises(NotOwner):
+            await coming
+        record, _ = await made.ground.topics.get(TOPIC)
+        assert record.owner is not None and record.owner.broker_id == "b2"
+        assert await subscriber.receive(1) == [b"x"]
+        assert not subscriber.ended
