@@ -147,6 +147,8 @@ class ForwardLane:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._never_tells = False
+        """The target is gone, and with it the fate of the plan."""
         self.problem: str | None = None
         """Why the newest attempt failed; None while all goes well."""
         self.problem_aside: str | None = None
@@ -191,9 +193,13 @@ class ForwardLane:
         self.resume()
 
     def take_all(self) -> list[Piece]:
-        """What waits is another lane's from now on, except what may be on its way."""
-        if self.plan is not None:
-            return []
+        """What waits is another lane's from now on, except what may be on its way, unless the
+        target will never tell."""
+        plan = self.plan
+        if plan is not None:
+            if not self._never_tells:
+                return []
+            self._give_plan_up(plan)
         taken = self._waiting.take_all()
         for piece in taken:
             self._forget(piece.given)
@@ -298,17 +304,22 @@ class ForwardLane:
             outlet = await self._open()
         except GONE as error:
             if self._waiting and not isinstance(error, TopicNotFound):
+                self._never_tells = True
                 raise
-            _log.warning(
-                "%s, %s: %s does not tell whether it has %d messages, which may be sent again: %s",
-                self._host.topic_name, self._host.name, self.target, plan.count, error)
-            self._settle_plan(plan)
+            self._give_plan_up(plan)
             return
+        self._never_tells = False
         if self.plan is not plan:
             return  # a seek came between
         if outlet.last_sequence_id >= plan.first_sequence_id + plan.count - 1:
             await self._acknowledge(plan)
             self._office.counters.forwarded_messages += plan.count
+        self._settle_plan(plan)
+
+    def _give_plan_up(self, plan: ForwardPlanned) -> None:
+        _log.warning(
+            "%s, %s: %s does not tell whether it has %d messages, which may be sent again",
+            self._host.topic_name, self._host.name, self.target, plan.count)
         self._settle_plan(plan)
 
     def _settle_plan(self, plan: ForwardPlanned) -> None:
@@ -363,7 +374,11 @@ class ForwardLane:
         self._host.forward_plans[self.target] = plan
         if self._host.durable:
             await self._host.write(plan)
-        await outlet.publish(batch)
+        try:
+            await outlet.publish(batch)
+        except TopicTerminated:
+            self._settle_plan(plan)  # refused for good, and there is nobody to ask later
+            raise
         self._office.counters.forwarded_messages += plan.count
         if epoch == self._host.epoch:
             await self._acknowledge(plan)

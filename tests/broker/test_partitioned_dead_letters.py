@@ -1,8 +1,10 @@
-"""Dead letters of a subscription go to all partitions of their topic, as a producer's would."""
+"""Where dead letters go: to all partitions of their topic, to another one, to none twice."""
 
 from __future__ import annotations
 
-from magnetar.errors import ConnectionFailed, TopicNotFound
+import pytest
+
+from magnetar.errors import ConnectionFailed, TopicNotFound, TopicTerminated
 from magnetar.topic import TopicName
 from tests.broker.test_dead_letters import DEAD, dead_payloads
 from tests.broker.test_failures_of_an_earlier_owner import next_owner
@@ -134,3 +136,44 @@ async def test_what_waits_at_the_next_owner_follows_to_another_topic_too() -> No
         await until(lambda: subscription.backlog_messages == 0)
 
         assert await dead_payloads(second, OTHER) == NAMES
+
+
+async def test_what_a_terminated_topic_refused_follows_to_another() -> None:
+    async with world() as made:
+        node = await made.broker()
+        made.forwarder.gate.clear()
+        await given_up(node)
+        subscription = await subscription_of(node)
+        await until(lambda: bool(subscription.forward_plans))
+        await (await node.topic(DEAD)).terminate()
+        made.forwarder.gate.set()
+        topic = await node.topic()
+        await until(lambda: "terminated" in str(topic.lanes.problems))
+
+        subscription.options.dead_letter_topic = OTHER
+        await until(lambda: subscription.backlog_messages == 0)
+
+        assert await dead_payloads(node, OTHER) == NAMES
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_topic_that_never_tells_again_keeps_nothing_back(restarted: bool) -> None:
+    """Whether it has the messages cannot be found out, so they may be written twice."""
+    async with world() as made:
+        node = await made.broker()
+        made.forwarder.lose_answers = True
+        await given_up(node)
+        await until(lambda: len(made.forwarder.batches) > 0)
+        made.forwarder.failing[DEAD] = TopicTerminated("it takes no messages")
+        if restarted:
+            node = await next_owner(made, node)
+        made.forwarder.lose_answers = False
+        topic = await node.topic()
+        await until(lambda: "takes no messages" in str(topic.lanes.problems))
+        await until(lambda: topic.lanes.waiting_messages == 8)
+
+        subscription = await subscription_of(node)
+        subscription.options.dead_letter_topic = OTHER
+        await until(lambda: subscription.backlog_messages == 0)
+
+        assert await dead_payloads(node, OTHER) == NAMES
