@@ -15,7 +15,7 @@ from magnetar.consumer import TopicConsumer
 from magnetar.consumer_options import ConsumerOptions
 from magnetar.consuming import Consumer
 from magnetar.enums import InitialPosition
-from magnetar.errors import InvalidArgument, OperationTimeout
+from magnetar.errors import InvalidArgument, OperationTimeout, TopicNotFound
 from magnetar.intercepted_consumer import topic_consumer
 from magnetar.message import Message
 from magnetar.message_id import MessageId, stored_id
@@ -49,7 +49,7 @@ class MultiTopicConsumer(Consumer):
         self._paused = False
         self._active = False
         self._members: TopicMembers[TopicConsumer] = TopicMembers(
-            connections, watches, choice, self._make, TopicConsumer.close)
+            connections, watches, choice, self._make, TopicConsumer.close, self._joined)
         self._merged = self._members.merged
         self._ledgers: dict[int, str] = {}
         self._last_ledger_id = -1
@@ -61,10 +61,11 @@ class MultiTopicConsumer(Consumer):
         if later:
             # All of its messages came after this subscription began.
             options = replace(options, initial_position=InitialPosition.Earliest)
-        made = topic_consumer(self._connections, name, options)
+        return topic_consumer(self._connections, name, options)
+
+    def _joined(self, one: TopicConsumer) -> None:
         if self._paused:
-            made.pause()
-        return made
+            one.pause()
 
     async def open(self, deadline_s: float) -> None:
         """Open all topics; called once by the client."""
@@ -175,14 +176,14 @@ class MultiTopicConsumer(Consumer):
         self, message: Message | MessageId, delay: Delay | None = None, reason: str = ""
     ) -> None:
         """See Consumer."""
-        owner = self._owner(message)
-        if owner is not None:
+        owner = self._members.links.get(self._topic_of(message))
+        if owner is not None:  # else it has been given back already
             owner.negative_acknowledge(message, delay, reason)
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """See Consumer."""
         for message in messages:
-            owner = self._owner(message)
+            owner = self._members.links.get(self._topic_of(message))
             if owner is not None:
                 owner.give_back((message,))
 
@@ -232,25 +233,34 @@ class MultiTopicConsumer(Consumer):
     # Whose a message is.
 
     def _owner(self, what: Message | MessageId) -> TopicConsumer | None:
-        """None: its topic was deleted, so it never comes again. Raises InvalidArgument for an id
-        that may be of any topic."""
+        """None: its topic was deleted, so it never comes again. Raises what ended the topic's
+        consumer otherwise, and InvalidArgument for an id that may be of any topic."""
+        topic = self._topic_of(what)
+        owner = self._members.links.get(topic)
+        if owner is None:
+            error = self._members.why_ended(topic)
+            if error is not None and not isinstance(error, TopicNotFound):
+                raise error
+        return owner
+
+    def _topic_of(self, what: Message | MessageId) -> str:
         self._refuse_if_ended()
         if isinstance(what, Message):
-            return self._members.links.get(what.topic_name)
+            return what.topic_name
         what = stored_id(what)
         if len(self._members.bases) == 1:
             name = TopicName.parse(self._members.bases[0])
             if what.partition >= 0 and name.partition < 0:
                 name = name.with_partition(what.partition)
-            owner = self._members.links.get(name.full)
-            if owner is None:
+            known = name.full in self._members.links or self._members.why_ended(name.full)
+            if not known:
                 raise InvalidArgument(f"{what} is of no partition that is consumed here")
-            return owner
+            return name.full
         topic = self._ledgers.get(what.ledger_id)
         if topic is None:
             raise InvalidArgument(
                 f"{what} may be of any topic: give the message itself, or an id received here")
-        return self._members.links.get(topic)
+        return topic
 
     def _remember_all(self, messages: list[Message]) -> None:
         for message in messages:

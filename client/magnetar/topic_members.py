@@ -36,18 +36,21 @@ class TopicMembers(Generic[Link]):
     def __init__(
         self, connections: Connections, watches: TopicWatches,
         choice: tuple[TopicName, ...] | TopicPattern, make: Make[Link], close: Close[Link],
+        joined: Callable[[Link], None] = lambda _link: None,
     ) -> None:
         self._connections = connections
         self._watches = watches
         self._choice = choice
         self._make = make
         self._close = close
+        self._joined = joined
+        """Told of a link that is open, before anything comes on it."""
         self.merged: MergedReceive[Link] = MergedReceive(self._trouble)
         self.links: dict[str, Link] = {}
         """By the full name of the topic or partition."""
         self._partitions: dict[str, int] = {}
-        self._ended: set[str] = set()
-        """Not opened again: why they ended was told."""
+        self._ended: dict[str, MagnetarError] = {}
+        """Not opened again, and why."""
         self._told: set[str] = set()
         """That they cannot be opened was told."""
         self._changed = asyncio.Event()
@@ -59,6 +62,10 @@ class TopicMembers(Generic[Link]):
     def bases(self) -> list[str]:
         """The topics as users name them."""
         return list(self._partitions)
+
+    def why_ended(self, topic: str) -> MagnetarError | None:
+        """Why there is no link to the topic any more, if that was told."""
+        return self._ended.get(topic)
 
     async def open(self, deadline_s: float) -> None:
         """Open them all, or none: raises the first error, with its topic."""
@@ -170,7 +177,8 @@ class TopicMembers(Generic[Link]):
             wanted = {name.full: name for name in expanded(self._partitions)}
             if isinstance(self._choice, TopicPattern):
                 self._drop(self.links.keys() - wanted.keys())
-                self._ended &= wanted.keys()
+                self._ended = {
+                    full: error for full, error in self._ended.items() if full in wanted}
             missing = [
                 name for full, name in wanted.items()
                 if full not in self.links and full not in self._ended
@@ -214,6 +222,7 @@ class TopicMembers(Generic[Link]):
                 raise
             else:
                 self.links[name.full] = link
+                self._joined(link)
                 self.merged.add(link)
 
         try:
@@ -242,15 +251,15 @@ class TopicMembers(Generic[Link]):
         if not link.closed:
             return error
         self.merged.remove(link)
+        error = of_topic(error, link.topic)
         if self.links.get(link.topic) is link:
             del self.links[link.topic]
-            self._ended.add(link.topic)
+            self._ended[link.topic] = error
             self._share()
-        error = of_topic(error, link.topic)
         if isinstance(self._choice, TopicPattern):
             return None if isinstance(error, TopicNotFound) else error
-        if not self.links and self._ended.issuperset(
-            name.full for name in expanded(self._partitions)
+        if not self.links and all(
+            name.full in self._ended for name in expanded(self._partitions)
         ):
             # Nothing is left, and nothing can come: this is what ended it all.
             self._stop_following()

@@ -199,6 +199,52 @@ async def test_a_member_that_ends_is_told_and_the_others_go_on(here: Place) -> N
     assert consumer.topics == [full("b")]  # type: ignore[attr-defined]
 
 
+async def test_what_a_member_that_ended_gave_is_not_said_to_be_acknowledged(
+    here: Place,
+) -> None:
+    consumer = await here.client.subscribe(["a", "b"], "s", initial_position=EARLIEST)
+    await publish(here, "a", b"a")
+    (message,) = await received(consumer, 1)
+
+    await end_sessions(here, "a")
+    with pytest.raises(SubscriptionNotFound):
+        await consumer.receive(PATIENCE_MS)
+
+    for what in (message, message.message_id):
+        for acknowledge in (consumer.acknowledge, consumer.acknowledge_cumulative):
+            with pytest.raises(SubscriptionNotFound):
+                acknowledge(what)
+        consumer.negative_acknowledge(what)
+    consumer.give_back([message])
+
+
+@pytest.mark.parametrize("first", ["pause", "resume"])
+async def test_a_topic_that_opens_meanwhile_is_paused_and_resumed_with_the_others(
+    here: Place, first: str
+) -> None:
+    consumer = await here.client.subscribe(
+        subscription_name="s", pattern=ORDERS, initial_position=EARLIEST)
+    if first == "resume":
+        consumer.pause()
+    bookies = [here.world.ground.bookies[name] for name in ("k1", "k2", "k3")]
+    for bookie in bookies:
+        bookie.held = True
+    await here.create("orders-eu")
+    await until(lambda: any(bookie.waiting for bookie in bookies))
+
+    getattr(consumer, first)()
+    for bookie in bookies:
+        bookie.release()
+    await until(lambda: bool(consumer.topics))  # type: ignore[attr-defined]
+    await publish(here, "orders-eu", b"eu")
+
+    if first == "pause":
+        with pytest.raises(OperationTimeout):
+            await consumer.receive(20)
+        consumer.resume()
+    assert data(await received(consumer, 1)) == [b"eu"]
+
+
 async def test_the_end_of_the_last_topic_ends_the_consumer(here: Place) -> None:
     await here.create("many", 2)
     consumer = await here.client.subscribe("many", "s", initial_position=EARLIEST)
