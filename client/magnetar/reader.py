@@ -83,7 +83,7 @@ class Reader(ConsumerLink, Closable):
             return False
         found = (last.ledger_id, last.entry_id)
         if (read := self._queue.resume_after) is not None:
-            return found > read[:2]
+            return (*found, last.batch_index) > read
         if isinstance(self._start, InitialPosition):
             return self._start is InitialPosition.Earliest
         start = (self._start.ledger_id, self._start.entry_id)

@@ -353,6 +353,26 @@ async def test_a_reader_reads_and_resumes(client: Client, cluster: MemoryCluster
     assert read == payloads
 
 
+async def test_the_rest_of_a_batch_is_available_after_a_lost_link(
+    client: Client, cluster: MemoryCluster
+) -> None:
+    await publish(client, numbered(3), batch_bytes=100_000)
+    reader = await client.create_reader("t")
+    for number in range(2):
+        assert (await reader.read_next(5000)).data == numbered(3)[number]
+        cluster.drop_links()
+        while reader._queue.count:
+            await asyncio.sleep(0)
+        reader._queue.paused = True  # the rest has not come again yet
+
+        assert await reader.has_message_available()
+        reader._queue.paused = False
+        reader._wake()
+
+    assert (await reader.read_next(5000)).data == numbered(3)[2]
+    assert not await reader.has_message_available()
+
+
 async def test_a_reader_from_a_message(client: Client) -> None:
     await publish(client, numbered(20))
     reader = await client.create_reader("t")
