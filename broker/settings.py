@@ -77,7 +77,7 @@ class BrokerLimits:
     presumed_dead_s: float = 15.0
     """A broker whose port did not answer serves no non-persistent topic for so long, unless its
     registration ends before or another life of it begins."""
-    schedule_memory_bytes: int = 32 * MIB
+    schedule_memory_bytes: int = 24 * MIB
     """Of what waits in the schedules of all topics together; what is above is written to runs,
     and above twice of it producers of delayed messages are held back meanwhile."""
     schedule_ledger_bytes: int = 64 * MIB
