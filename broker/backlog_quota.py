@@ -159,6 +159,8 @@ class BacklogQuota:
         if self._oldest is not None and self._oldest[0] != floor:
             self._over_age = False  # another message is the oldest; `maintain` looks how old
             self._oldest = None
+        if self._host.policies.backlog_quota_age_ms == UNLIMITED:
+            self._over_age = False
         limit_bytes = self._host.policies.backlog_quota_bytes
         self._over_bytes = limit_bytes != UNLIMITED and self._size_bytes > limit_bytes
         self._apply()
@@ -239,14 +241,16 @@ class BacklogQuota:
     async def _evict(self) -> None:
         policies = self._host.policies
         keep_from = 0
-        if self._over_bytes:
+        if self._over_bytes and policies.backlog_quota_bytes != UNLIMITED:
             keep_from = self._log.index.ordinal_with_bytes(
                 max(policies.backlog_quota_bytes - self._log.pending_bytes, 0)
             )
-        if self._over_age:
+        if self._over_age and policies.backlog_quota_age_ms != UNLIMITED:
             oldest_ms = self._clock.wall_ms() - policies.backlog_quota_age_ms
             after = await self._log.before_time(oldest_ms)
             keep_from = max(keep_from, await self._log.ordinal_after(after))
+        if self._host.policies is not policies:
+            return  # they changed meanwhile: looked at anew
         subscriptions = list(self._host.durable_subscriptions())
         if not subscriptions:
             self.evicted_below = max(self.evicted_below, keep_from)

@@ -8,6 +8,7 @@ import pytest
 
 from broker.conversation import InitialPosition
 from broker.settings import BrokerLimits
+from ledger.position import Position
 from magnetar.errors import BacklogQuotaExceeded
 from tenants.policies import BacklogQuotaPolicy, TopicPolicies
 from tests.broker.world import Node, Publisher, Subscriber, position_of, settle, until, world
@@ -275,3 +276,53 @@ async def test_publishing_does_not_look_at_the_backlog_each_time(subscriptions: 
             await publisher.publish(PAYLOAD)
 
         assert looks <= 1
+
+
+async def test_a_quota_that_is_lifted_while_it_evicts_spares_what_is_left() -> None:
+    async with world() as made:
+        policies = TopicPolicies(
+            backlog_quota_age_ms=60_000, backlog_quota_policy=BacklogQuotaPolicy.EVICT_OLDEST,
+        )
+        node = await made.broker(policies=policies)
+        await Subscriber.open(node, permits=0)
+        publisher = await Publisher.open(node)
+        await publisher.publish(PAYLOAD)
+        topic = await node.topic()
+        before_time, reading, go_on = topic.log.before_time, asyncio.Event(), asyncio.Event()
+
+        async def held(time_ms: int) -> Position:
+            reading.set()
+            await go_on.wait()
+            return await before_time(time_ms)
+
+        topic.log.before_time = held  # type: ignore[method-assign]
+        node.clock.wall_offset_ms += 120_000
+        await topic.quota.maintain()
+        await reading.wait()
+
+        topic.follow(policies.overlay({"backlog_quota_age_ms": -1}), topic.log.log.policy)
+        go_on.set()
+        await settle()
+
+        assert topic.state.subscriptions["s"].backlog_messages == 1
+
+
+async def test_what_was_too_old_for_a_quota_that_is_gone_is_not_evicted() -> None:
+    async with world() as made:
+        holding = TopicPolicies(backlog_quota_age_ms=60_000)
+        node = await made.broker(policies=holding)
+        await Subscriber.open(node, permits=0)
+        publisher = await Publisher.open(node)
+        await publisher.publish(PAYLOAD)
+        topic = await node.topic()
+        node.clock.wall_offset_ms += 120_000
+        await topic.quota.maintain()
+        assert topic.quota.holds
+
+        topic.follow(
+            EVICTING.overlay({"backlog_quota_bytes": 10 * ENTRY_BYTES}), topic.log.log.policy)
+        await until(lambda: not topic.quota.holds)
+        await settle()
+
+        assert topic.state.subscriptions["s"].backlog_messages == 1
+        assert await problem(node) is None
