@@ -357,6 +357,8 @@ class Broker:
     async def _maintain(self, topic: Topic) -> None:
         limits = self.settings.limits
         try:
+            if topic.closing:
+                return  # and released by whoever ends it
             idle_s = self._clock.monotonic_s() - topic.last_used_s
             if not topic.in_use and idle_s >= limits.idle_unload_s:
                 await self.registry.unload(topic)

@@ -462,3 +462,28 @@ async def test_who_finishes_a_deletion_late_spares_the_topic_that_was_made_again
         record, _ = await made.ground.topics.get(TOPIC)
         assert record.owner == (await quick.topic()).log.log.owner
         await publisher.publish(b"newer")
+
+
+async def test_an_idle_topic_is_not_let_go_while_it_is_being_deleted() -> None:
+    async with world() as made:
+        node = await made.broker(limits=BrokerLimits(idle_unload_s=0.0))
+        publisher = await Publisher.open(node)
+        await publisher.publish(b"x")
+        publisher.session.close()
+        topic = await node.topic()
+        mark, go_on = topic.log.log.mark_deleting, asyncio.Event()
+
+        async def held() -> None:
+            await go_on.wait()
+            await mark()
+
+        topic.log.log.mark_deleting = held  # type: ignore[method-assign]
+        deleting = asyncio.ensure_future(node.broker.lifecycle.delete(TOPIC))
+        await until(lambda: topic.closing)
+
+        await node.broker._maintain(topic)
+        go_on.set()
+        await deleting
+
+        with pytest.raises(NotFound):
+            await made.ground.topics.get(TOPIC)
