@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from magnetar.entry import Codec, Columns, EntryHeader, EntryView, encode_batch, select
 from magnetar.errors import MagnetarError
@@ -15,8 +14,7 @@ OVERHEAD_BYTES = 32
 """Counted for each message beside its payload, so that empty ones are bounded too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What a message has beside its payload; all None for most."""
 
     properties: Mapping[str, str] | None = None
@@ -126,12 +124,15 @@ class Batch:
         if not self.options:
             return Columns(sequence_ids=self.sequence_ids)
 
+        indexes, given = zip(*self.options, strict=True)
+        values_of = dict(zip(Options._fields, zip(*given, strict=True), strict=True))
+
         def column(field: str, default: Any) -> list[Any] | None:
-            values = [(index, getattr(options, field)) for index, options in self.options]
-            if all(value is None for _, value in values):
+            values = values_of[field]
+            if values.count(None) == len(values):
                 return None
             filled = [default] * self.count
-            for index, value in values:
+            for index, value in zip(indexes, values, strict=True):
                 if value is not None:
                     filled[index] = value
             return filled

@@ -21,9 +21,13 @@ def options_of(
     if tag is not None and not _is_tag(tag):
         raise InvalidArgument(f"{tag!r} is no tag: some text without blanks, | and *")
     copied = dict(properties) if properties else None
-    size_bytes = sum(map(_text_bytes, (partition_key or "", ordering_key or "", tag or "")))
-    for key, value in (copied or {}).items():
-        size_bytes += _text_bytes(key) + _text_bytes(value) + 8
+    size_bytes = 0
+    for text in (partition_key, ordering_key, tag):
+        if text is not None:
+            size_bytes += _text_bytes(text)
+    if copied:
+        for key, value in copied.items():
+            size_bytes += _text_bytes(key) + _text_bytes(value) + 8
     return Options(
         copied, partition_key, ordering_key,
         None if event_timestamp is None else _time_ms(event_timestamp),

@@ -102,7 +102,8 @@ async def test_many_get_the_same_options(client: Client, cluster: MemoryCluster)
 
 @pytest.mark.parametrize("given", [
     {"deliver_at": 1.7e12}, {"deliver_at": "1"}, {"deliver_at": -1}, {"event_timestamp": 0.5},
-    {"sequence_id": 0.5}, {"deliver_after": "1"}, {"deliver_at": 1, "deliver_after": 1},
+    {"partition_key": 0}, {"ordering_key": b"k"}, {"sequence_id": 0.5}, {"deliver_after": "1"},
+    {"deliver_at": 1, "deliver_after": 1},
 ])
 async def test_a_bad_option_is_refused_and_does_no_harm(
     client: Client, cluster: MemoryCluster, given: dict[str, Any]
