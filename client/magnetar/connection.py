@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from magnetar import __version__
-from magnetar.backoff import Backoff
+from magnetar.attempts import Attempts
 from magnetar.errors import (
     AlreadyClosed,
     ConnectionFailed,
@@ -154,41 +154,33 @@ class Connections:
         asks for patience. Raises the first error that another attempt cannot cure, and
         ConnectionFailed or OperationTimeout at the deadline.
         """
-        backoff = Backoff(self.random)
-        before: MagnetarError | None = None
+        attempts, attempt_s = self._attempts(deadline_s), self.settings.attempt_timeout_s
         while True:
             owner = via = ""
             try:
-                async with asyncio.timeout(self._attempt_s(deadline_s)):
+                async with asyncio.timeout(attempts.limit_s(attempt_s)):
                     via, reply = await self._look_up(topic, unreachable)
                 owner = via if reply.relay else reply.owner_address
-                async with asyncio.timeout(self._attempt_s(deadline_s)) as attempt:
+                async with asyncio.timeout(attempts.limit_s(attempt_s)) as attempt:
                     stream = await self._open_at(owner, method, first_frame(reply.relay))
                     while not await self._told(stream, opened):
-                        attempt.reschedule(deadline_s := None)
+                        attempts.deadline_s = None
+                        attempt.reschedule(None)
                     return stream
-            except TimeoutError as error:
-                failure: MagnetarError = OperationTimeout(
-                    f"no answer from {owner or ', '.join(self._url.addresses)}")
-                failure.__cause__ = error
-                left_s = self._left_s(deadline_s)
-                if before is not None and left_s is not None and left_s < 0.01:
-                    failure = before  # the deadline cut this attempt short: that one says more
+            except TimeoutError:
+                failure: MagnetarError = self._no_answer(owner)
             except retry as error:
                 failure = error
-            before = failure
             told_before, unreachable = unreachable, ""
             if isinstance(failure, LinkLost | OperationTimeout) and owner != via:
                 unreachable = owner
             if owner and isinstance(failure, LinkLost):
                 self.forget(owner)
-            wait_s = backoff.next_s()
-            if unreachable and unreachable != told_before:
-                wait_s = 0.0  # another broker may already be able to serve
-            left_s = self._left_s(deadline_s)
-            if self._closed or (left_s is not None and left_s <= wait_s):
+            if self._closed:
                 raise failure
-            await self.clock.sleep(wait_s)
+            # Told of an owner that cannot be reached, another broker may already serve.
+            await attempts.failed(
+                failure, again_at_once=bool(unreachable) and unreachable != told_before)
 
     async def owner_of(self, topic: str, unreachable: str = "") -> Owner:
         """Whom to ask about the topic; one attempt. Raises what a lookup raises, and
@@ -197,33 +189,25 @@ class Connections:
             async with asyncio.timeout(self.settings.attempt_timeout_s):
                 via, reply = await self._look_up(topic, unreachable)
         except TimeoutError as error:
-            raise OperationTimeout(f"no answer from {', '.join(self.addresses)}") from error
+            raise self._no_answer() from error
         if reply.partitions:
             raise InvalidArgument(f"{reply.topic} is partitioned; name one of its partitions")
         return Owner(via if reply.relay else reply.owner_address, via, reply.relay)
 
     async def partitions_of(self, topic: str, deadline_s: float) -> int:
         """How many partitions the topic has; 0: it is not partitioned. Raises as `open_stream`."""
-        backoff = Backoff(self.random)
-        before: MagnetarError | None = None
+        attempts = self._attempts(deadline_s)
         while True:
             try:
-                async with asyncio.timeout(self._attempt_s(deadline_s)):
+                async with asyncio.timeout(attempts.limit_s(self.settings.attempt_timeout_s)):
                     return (await self._look_up(topic, ""))[1].partitions
             except TimeoutError:
-                failure: MagnetarError = OperationTimeout(
-                    f"no answer from {', '.join(self._url.addresses)}")
-                left_s = self._left_s(deadline_s)
-                if before is not None and left_s is not None and left_s < 0.01:
-                    failure = before  # the deadline cut this attempt short: that one says more
+                failure: MagnetarError = self._no_answer()
             except RETRYABLE as error:
                 failure = error
-            before = failure
-            wait_s = backoff.next_s()
-            left_s = self._left_s(deadline_s)
-            if self._closed or (left_s is not None and left_s <= wait_s):
+            if self._closed:
                 raise failure
-            await self.clock.sleep(wait_s)
+            await attempts.failed(failure)
 
     async def open_watch(self, frame: bytes) -> Stream:
         """A stream of frames that answer this one, from one broker after the other: whether it
@@ -234,15 +218,12 @@ class Connections:
         try:
             async with asyncio.timeout(self.settings.attempt_timeout_s):
                 channel = await self.reach(address)
-            watch: Any = channel.unary_stream(WATCH_TOPICS)
-            return Stream(watch(frame), address)
+            return self.answers_to(channel, address, WATCH_TOPICS, frame)
         except TimeoutError as error:
-            raise OperationTimeout(f"no answer from {address}") from error
+            raise self._no_answer(address) from error
         except LinkLost:
             self.forget(address)
             raise
-        except grpc.aio.UsageError as error:
-            raise LinkLost(f"{address}: the channel was closed") from error
 
     async def close(self) -> None:
         """Close all channels; streams on them end."""
@@ -253,13 +234,17 @@ class Connections:
         for task in list(self._closing):
             await task
 
-    def _left_s(self, deadline_s: float | None) -> float | None:
-        return None if deadline_s is None else deadline_s - self.clock.monotonic_s()
+    def _attempts(self, deadline_s: float | None) -> Attempts:
+        return Attempts(self.clock, self.random, deadline_s)
 
-    def _attempt_s(self, deadline_s: float | None) -> float:
-        left_s = self._left_s(deadline_s)
-        most_s = self.settings.attempt_timeout_s
-        return most_s if left_s is None else max(min(most_s, left_s), 0.001)
+    def attempts_for(self, seconds: float | None = None) -> Attempts:
+        """At what may take so long, None: as any operation."""
+        if seconds is None:
+            seconds = self.settings.operation_timeout_s
+        return self._attempts(self.clock.monotonic_s() + seconds)
+
+    def _no_answer(self, address: str = "") -> OperationTimeout:
+        return OperationTimeout(f"no answer from {address or ', '.join(self._url.addresses)}")
 
     async def _look_up(self, topic: str, unreachable: str) -> tuple[str, pb.LookupReply]:
         """Ask one broker after the other, beginning with the last that answered."""
@@ -314,6 +299,16 @@ class Connections:
             raise LinkLost(f"{address}: the channel was closed") from error
         except asyncio.CancelledError as error:
             raise _cancelled(error, address) from None
+
+    def answers_to(
+        self, channel: grpc.aio.Channel, address: str, method: str, frame: bytes
+    ) -> Stream:
+        """A stream of frames that answer this one; raises LinkLost."""
+        try:
+            call: Any = channel.unary_stream(method)
+            return Stream(call(frame), address)
+        except grpc.aio.UsageError as error:
+            raise LinkLost(f"{address}: the channel was closed") from error
 
     async def _open_at(self, address: str, method: str, frame: bytes) -> Stream:
         channel = await self.reach(address)

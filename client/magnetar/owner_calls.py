@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import grpc
-
-from magnetar.backoff import Backoff
-from magnetar.connection import SERVICE, Connections, LinkLost, Open, Owner, Stream
+from magnetar.connection import SERVICE, Connections, LinkLost, Open, Owner
 from magnetar.errors import MagnetarError, OperationTimeout
 from magnetar.wire.errors import RETRYABLE
 
@@ -34,28 +31,19 @@ class OwnerCalls:
         `answer_s` is how long one answer may take. Raises the first error that another attempt
         cannot cure, and after `patience_s` the last of the others: then the outcome is unknown.
         """
-        connections = self._connections
-        deadline_s = connections.clock.monotonic_s() + patience_s
-        backoff = Backoff(connections.random)
+        attempts = self._connections.attempts_for(patience_s)
         while True:
             try:
                 return read(await self._ask(method, request, answer_s))
             except RETRYABLE as error:
-                again_at_once = self._failed(error)
-                wait_s = 0.0 if again_at_once else backoff.next_s()
-                if connections.clock.monotonic_s() + wait_s >= deadline_s:
-                    raise
-                await connections.clock.sleep(wait_s)
+                await attempts.failed(error, again_at_once=self._failed(error))
 
     async def stream(self, method: str, request: Open) -> AsyncGenerator[bytes, None]:
         """The frames that answer; one attempt. Raises what goes wrong."""
         owner = await self._find()
         channel = await self._connections.reach(owner.address)
-        try:
-            call: Any = channel.unary_stream(SERVICE + method)
-            stream = Stream(call(request(owner.relay)), owner.address)
-        except grpc.aio.UsageError as error:
-            raise LinkLost(f"{owner.address}: the channel was closed") from error
+        stream = self._connections.answers_to(
+            channel, owner.address, SERVICE + method, request(owner.relay))
         try:
             while True:
                 yield await stream.read()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from magnetar.backoff import Backoff
 from magnetar.connection import Connections
 from magnetar.dead_letter import REDRIVE
 from magnetar.errors import ConnectionFailed, InvalidArgument
@@ -92,8 +91,7 @@ async def _one(
 ) -> RedriveReport:
     """Tries again as long as no broker has begun."""
     calls = OwnerCalls(connections, topic)
-    backoff = Backoff(connections.random)
-    deadline_s = connections.clock.monotonic_s() + connections.settings.operation_timeout_s
+    attempts = connections.attempts_for()
     while True:
         run = _Run(before)
         try:
@@ -104,10 +102,7 @@ async def _one(
                     f"{error}; at least {run.so_far.moved} messages were moved, redrive again to"
                     " go on"
                 ) from error
-            wait_s = backoff.next_s()
-            if connections.clock.monotonic_s() + wait_s >= deadline_s:
-                raise
-            await connections.clock.sleep(wait_s)
+            await attempts.failed(error)
 
 
 class _Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from magnetar.admin.transport import REPEATABLE, SERVICE
-from magnetar.backoff import Backoff
+from magnetar.attempts import Attempts
 from magnetar.connection import Connections, LinkLost
 from magnetar.errors import ConnectionFailed, MagnetarError, OperationTimeout
 from magnetar.wire import admin_pb2 as pb
@@ -25,27 +25,22 @@ class AnyBroker:
 
     async def call(self, method: str, request: Message) -> bytes:
         """See `Transport.call`; gives up at the client's operation timeout."""
-        connections = self._connections
-        deadline_s = connections.clock.monotonic_s() + connections.settings.operation_timeout_s
-        backoff = Backoff(connections.random)
+        attempts = self._connections.attempts_for()
         while True:
-            answer = await self._round(method, request.SerializeToString(), deadline_s)
+            answer = await self._round(method, request.SerializeToString(), attempts)
             if isinstance(answer, bytes):
                 return answer
-            wait_s = backoff.next_s()
-            if connections.clock.monotonic_s() + wait_s >= deadline_s:
-                raise answer
-            await connections.clock.sleep(wait_s)
+            await attempts.failed(answer)
 
     async def _round(
-        self, method: str, frame: bytes, deadline_s: float
+        self, method: str, frame: bytes, attempts: Attempts
     ) -> bytes | MagnetarError:
         """Ask every broker once: the answer, or why another round may have one."""
         failure: MagnetarError = ConnectionFailed("no broker in the service URL")
         addresses = self._connections.addresses
         for offset in range(len(addresses)):
             seed = (self._next_seed + offset) % len(addresses)
-            answer = await self._ask(addresses[seed], method, frame, deadline_s)
+            answer = await self._ask(addresses[seed], method, frame, attempts)
             if isinstance(answer, bytes):
                 self._next_seed = seed
                 return answer
@@ -53,17 +48,17 @@ class AnyBroker:
         return failure
 
     async def _ask(
-        self, address: str, method: str, frame: bytes, deadline_s: float
+        self, address: str, method: str, frame: bytes, attempts: Attempts
     ) -> bytes | MagnetarError:
         connections = self._connections
         try:
             channel = await connections.reach(address)
         except (LinkLost, OperationTimeout) as error:
             return error
-        left_s = max(deadline_s - connections.clock.monotonic_s(), 0.001)
         try:
             answer = await connections.call_on(
-                channel, address, f"/{SERVICE}/{method}", frame, left_s
+                channel, address, f"/{SERVICE}/{method}", frame,
+                attempts.limit_s(connections.settings.operation_timeout_s),
             )
         except (LinkLost, OperationTimeout) as error:
             if isinstance(error, LinkLost):
