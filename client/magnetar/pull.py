@@ -49,7 +49,6 @@ class PullConsumer(Closable):
         self._asked_s = connections.clock.monotonic_s()
         self._logs: dict[int, PullLog] = {}
         self._next = 0
-        self._ended: set[int] = set()
         self._closed = False
 
     @property
@@ -109,8 +108,7 @@ class PullConsumer(Closable):
             found = await logs[0].receive(max_messages, max_bytes, wait_millis)
         else:
             found = await self._first(logs, max_messages, max_bytes, wait_millis)
-        self._ended |= {number for number, log in self._logs.items() if log.at_end}
-        if not found and len(self._ended) == len(self._logs):
+        if not found and all(log.at_end for log in self._logs.values()):
             raise EndOfTopic(f"{self.topic} is terminated, and all its messages are acknowledged")
         return found
 
@@ -175,9 +173,11 @@ class PullConsumer(Closable):
 
     def _in_turn(self) -> list[PullLog]:
         """The logs that may have something, another one first each time."""
-        logs = [log for number, log in self._logs.items() if number not in self._ended]
-        if not logs:
-            return list(self._logs.values())[:1]
+        logs = [log for log in self._logs.values() if not log.at_end]
+        if not logs:  # unless somebody sought back since
+            logs = list(self._logs.values())
+            for log in logs:
+                log.at_end = False
         first = self._next % len(logs)
         self._next += 1
         return logs[first:] + logs[:first]
@@ -199,12 +199,15 @@ class PullConsumer(Closable):
             for log in logs
         }
         arrived: list[list[Message]] = []
+        failed: BaseException | None = None
         try:
-            while waiting and not arrived:
+            while waiting and not arrived and failed is None:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     del waiting[task]
-                    if messages := task.result():
+                    if (error := task.exception()) is not None:
+                        failed = error
+                    elif messages := task.result():
                         arrived.append(messages)
         finally:
             # The broker takes back uncounted what these have not been answered with.
@@ -213,6 +216,8 @@ class PullConsumer(Closable):
             await asyncio.gather(*waiting, return_exceptions=True)
         for messages in arrived[1:]:
             await self.give_back(messages)
+        if failed is not None and not arrived:
+            raise failed
         return arrived[0] if arrived else []
 
     def _log_of(self, message_id: MessageId) -> PullLog:

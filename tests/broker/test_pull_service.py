@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from magnetar import Client, ConsumerType, InitialPosition, sync
-from magnetar.errors import AlreadyClosed, ConsumerBusy, EndOfTopic, InvalidArgument
+from magnetar.errors import (
+    AlreadyClosed,
+    ConsumerBusy,
+    EndOfTopic,
+    InvalidArgument,
+    MagnetarError,
+)
 from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.topic import TopicName
@@ -194,6 +200,63 @@ async def test_the_end_of_a_terminated_topic_is_raised() -> None:
         await puller.acknowledge(await puller.pull())
         with pytest.raises(EndOfTopic):
             await puller.pull(wait_millis=60_000)
+
+
+async def test_a_topic_that_was_at_its_end_is_pulled_again_after_a_seek() -> None:
+    async with world() as made, served(made) as broker, Client(broker.url) as client:
+        await broker.node.broker.catalog.create_topic(TopicName.parse("parted"), 2)
+        puller = await client.create_puller("parted", "s", initial_position=EARLIEST)
+        for number in range(2):
+            topic = f"parted-partition-{number}"
+            await send(client, b"%d" % number, topic=topic)
+            await (await broker.node.topic(TopicName.parse(topic).full)).terminate()
+        for _ in range(2):
+            await puller.acknowledge(await puller.pull())
+        with pytest.raises(EndOfTopic):
+            await puller.pull()
+
+        async with await client.subscribe(
+            "parted", "s", consumer_type=ConsumerType.Shared
+        ) as consumer:
+            await consumer.seek(EARLIEST)
+
+        found = [await puller.pull(wait_millis=5_000) for _ in range(2)]
+        assert sorted(contents(found[0] + found[1])) == [b"0", b"1"]
+
+
+class ScriptedLog:
+    """Answers a call that waits with what it was told to, at once."""
+
+    at_end = False
+
+    def __init__(self, answer: list[Message] | MagnetarError) -> None:
+        self.answer = answer
+
+    async def receive(self, _messages: int, _max_bytes: int, wait_ms: int) -> list[Message]:
+        if not wait_ms:
+            return []
+        if isinstance(self.answer, MagnetarError):
+            raise self.answer
+        return self.answer
+
+    async def leave(self) -> None:
+        return
+
+
+async def test_what_one_partition_brings_is_not_lost_to_the_error_of_another() -> None:
+    async with world() as made, served(made) as broker, Client(broker.url) as client:
+        await send(client, b"a")
+        puller = await client.create_puller("orders", "s", initial_position=EARLIEST)
+        found = await puller.pull()
+        failing = ScriptedLog(ConsumerBusy("another one pulls"))
+        for logs in ([failing, ScriptedLog(found)], [ScriptedLog(found), failing]):
+            puller._logs = dict(enumerate(logs))  # type: ignore[arg-type]
+
+            assert await puller.pull(wait_millis=5_000) == found
+
+        puller._logs = {0: failing, 1: ScriptedLog([])}  # type: ignore[dict-item]
+        with pytest.raises(ConsumerBusy):
+            await puller.pull(wait_millis=5_000)
 
 
 async def test_the_blocking_sdk_pulls_too() -> None:
