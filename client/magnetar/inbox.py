@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from magnetar.consuming import Consumer
-from magnetar.errors import AlreadyClosed, MagnetarError, RequestFailed
+from magnetar.errors import AlreadyClosed, InvalidFrame, MagnetarError, RequestFailed
 from magnetar.message import Message
 
 CORRELATION_ID = "correlation_id"
 REPLY_TO = "reply_to"
 REPLY_ERROR = "reply_error"
+
+_log = logging.getLogger(__name__)
 
 
 class Inbox:
@@ -55,10 +58,15 @@ class Inbox:
         end: MagnetarError = AlreadyClosed("the client is closed; the outcome is unknown")
         try:
             while True:
-                messages = await self._consumer.receive_many()
-                for message in messages:
-                    self._deliver(message)
-                self._consumer.acknowledge_many(messages)
+                try:
+                    messages = await self._consumer.receive_many()
+                    for message in messages:
+                        self._deliver(message)
+                    self._consumer.acknowledge_many(messages)
+                except InvalidFrame as error:
+                    if self._consumer.closed:
+                        raise
+                    _log.error("replies at %s are left out: %s", self._consumer.topic, error)
         except MagnetarError as error:
             end = error
         finally:

@@ -118,9 +118,13 @@ class Requests:
                 raise AlreadyClosed("the client is closed; make a new one")
             name = f"replies-{self._random.getrandbits(128):032x}"
             # From the earliest: where the topic moved, replies may be there before this consumer.
-            made = Inbox(await self._subscribe(
+            consumer = await self._subscribe(
                 f"non-persistent://{namespace}/{name}", SUBSCRIPTION,
-                initial_position=InitialPosition.Earliest))
+                initial_position=InitialPosition.Earliest)
+            if self._closed:
+                await consumer.close()
+                raise AlreadyClosed("the client is closed; make a new one")
+            made = Inbox(consumer)
             if inbox is not None:
                 self._late_before += inbox.late
             self._inboxes[namespace] = made

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 import pytest
 
 from magnetar import Client, ConsumerType, InitialPosition, Message, Reply
+from magnetar.consumer import TopicConsumer
+from magnetar.consuming import Consumer
 from magnetar.errors import (
     AlreadyClosed,
     ConnectionFailed,
@@ -16,8 +19,11 @@ from magnetar.errors import (
     OperationTimeout,
     RequestFailed,
 )
+from magnetar.inbox import Inbox
 from magnetar.producer_cache import ProducerCache
+from magnetar.requests import Requests
 from magnetar.topic import TopicName
+from tests.broker.world import settle
 from tests.client.memory_broker import MemoryCluster
 
 
@@ -206,6 +212,42 @@ async def test_closing_ends_whoever_waits(cluster: MemoryCluster) -> None:
         await asking
     with pytest.raises(AlreadyClosed):
         await client.request("nobody", b"")
+
+
+async def test_closing_leaves_no_inbox_that_was_being_opened(client: Client) -> None:
+    go, made = asyncio.Event(), list[Consumer]()
+
+    async def subscribe(topic: str, *arguments: Any, **options: Any) -> Consumer:
+        if "other" in topic:
+            await go.wait()
+        made.append(await client.subscribe(topic, *arguments, **options))
+        return made[-1]
+
+    requests = Requests(subscribe, client.create_producer, Random(1))
+    await requests._inbox(TopicName.parse("t"))
+    opening = asyncio.create_task(requests._inbox(TopicName.parse("public/other/t")))
+    await settle()
+    go.set()
+    await requests.close()
+
+    with pytest.raises(AlreadyClosed):
+        await opening
+    assert [consumer.closed for consumer in made] == [True, True]
+
+
+async def test_a_damaged_reply_ends_no_inbox(client: Client) -> None:
+    async with await client.create_producer("damaged") as producer:
+        await producer.send(b"x")
+    consumer = await client.subscribe("damaged", "s", initial_position=InitialPosition.Earliest)
+    assert isinstance(consumer, TopicConsumer)
+    inbox = Inbox(consumer)
+    async with asyncio.timeout(10):
+        while not any(consumer._damaged.values()):
+            await asyncio.sleep(0)
+    await settle()
+
+    assert not inbox.ended
+    await inbox.close()
 
 
 async def test_an_inbox_that_ended_is_replaced(
