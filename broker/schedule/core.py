@@ -400,6 +400,11 @@ class ScheduleCore:
         self.replace_runs((), run)
         self._sweep()
 
+    def pass_tombs(self, fired: ScheduleMark) -> None:
+        """The log durably has all up to here; without runs there is nothing to bury."""
+        unneeded = fired if self.runs or self._frozen is not None else self.handed
+        self._active.pass_tombs(unneeded)
+
     def is_needed(self, place: SchedulePlace, oldest_ledger: int) -> bool:
         """Whether somebody who asks for a message that was cancelled or moved could be misled, if
         that were forgotten: by a run, or by the schedule's ledgers from the oldest on."""

@@ -319,9 +319,12 @@ class Schedule:
             except LedgerNotFound:
                 if runs == list(core.runs.values()):
                     raise
-                bound = after  # a merge replaced them while they were read
+            if runs != list(core.runs.values()):
+                bound = after  # a flush or a merge changed them while they were read
                 continue
-            in_runs = [one for one in in_runs if not core.is_buried(one[0])]
+            in_runs = [
+                one for one in in_runs if one[0] > core.handed and not core.is_buried(one[0])
+            ]
             merged = heapq.merge(in_memory, in_runs, key=lambda one: one[0])
             found += [one for one in merged if bound is None or one[0] <= bound]
         return found[:limit]
@@ -362,6 +365,8 @@ class Schedule:
         if waits_bytes and self._store.size_bytes > enough_bytes:
             self.reduce()
         await self.free()
+        if not self.core.count and self.core.memory_bytes:
+            self.reduce()  # only a run can free the ledgers of what was cancelled in runs
 
     async def free(self) -> None:
         """Delete the ledgers that nobody needs. Raises LedgerFenced."""

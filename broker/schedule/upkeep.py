@@ -30,6 +30,7 @@ from broker.settings import BrokerLimits
 from ledger.schedule_runs import Covered
 from magnetar.entry import ScheduleMark, SchedulePlace
 from magnetar.errors import LedgerFenced, MagnetarError, NotOwner, SessionExpired
+from magnetar.ids import LedgerId
 from magnetar.runtime.clock import Clock
 
 RETRY_S: Final = 1.0
@@ -69,6 +70,8 @@ class Upkeep:
         self._limits = limits
         self._flushing: asyncio.Task[None] | None = None
         self._merging: asyncio.Task[None] | None = None
+        self._merged: set[LedgerId] = set()
+        """Runs of which one is being made."""
         self.flushes = 0
         self.merges = 0
         self.blocked_reason: str | None = None
@@ -91,30 +94,46 @@ class Upkeep:
         """Drop runs of which nothing is needed any more, and begin a merge if one is worth it.
         Raises LedgerFenced."""
         while spent := self._spent():
-            self._core.replace_runs([spent.ledger_id], None)
-            await self._store.drop([spent.ledger_id])
+            self._core.replace_runs(spent, None)
+            await self._store.drop(spent)
+        self._core.pass_tombs(self._fired())
         if self._merging is None:
             chosen = self._worth_merging()
             if chosen:
                 self.merge(chosen)
 
-    def _spent(self) -> Run | None:
-        """A run that nobody needs any more: all in it has fired, and no other would mislead
-        those who ask, without what it knows of messages that were cancelled or moved."""
-        fired, oldest_ledger = self._fired(), self._oldest_ledger()
-        runs = list(self._core.runs.values())
-        for run in runs:
+    def _spent(self) -> list[LedgerId]:
+        """Runs that nobody needs any more."""
+        core, fired = self._core, self._fired()
+        if fired == core.logged:
+            every = self._needless(core.handed)
+            if len(every) == len(core.runs):
+                return every  # what is behind `fired` is buried, and goes with its tombs
+        return self._needless(fired)
+
+    def _needless(self, passed: ScheduleMark) -> list[LedgerId]:
+        """Runs that were passed wholly, and without which neither the others nor the schedule's
+        ledgers mislead those who ask for messages that were cancelled or moved."""
+        oldest_ledger = self._oldest_ledger()
+        needless: list[Run] = []
+        kept: list[Run] = []
+        for run in self._core.runs.values():
             changed = run.foot.names.changed
-            if run.foot.last <= fired and not (
-                (not changed.is_empty and changed.last.ledger_id >= oldest_ledger)
-                or any(changed.meets(other.foot.names.every) for other in runs if other is not run)
-            ):
-                return run
-        return None
+            is_named = not changed.is_empty and changed.last.ledger_id >= oldest_ledger
+            is_needed = run.foot.last > passed or is_named or run.ledger_id in self._merged
+            (kept if is_needed else needless).append(run)
+        while misleading := [
+            run for run in needless
+            if any(run.foot.names.changed.meets(other.foot.names.every) for other in kept)
+        ]:
+            kept += misleading
+            needless = [run for run in needless if run not in misleading]
+        return [run.ledger_id for run in needless]
 
     def merge(self, runs: Sequence[Run]) -> asyncio.Task[None]:
         """Make one run of these."""
         assert self._merging is None, "one merge at a time"
+        self._merged = {run.ledger_id for run in runs}
         self._merging = asyncio.get_running_loop().create_task(
             self._merge(runs), name="schedule merge"
         )
@@ -261,6 +280,7 @@ class Upkeep:
             self._ended("merge", error)
         finally:
             self._merging = None
+            self._merged.clear()
             self._changed()
 
     async def write_merged(self, runs: Sequence[Run]) -> Run:

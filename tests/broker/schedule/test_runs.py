@@ -218,6 +218,33 @@ async def test_what_a_run_takes_over_while_another_is_looked_for_is_still_found(
         assert topic.schedule.count == 0
 
 
+async def test_what_is_cancelled_is_not_listed_though_a_run_takes_that_over_meanwhile() -> None:
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node, "p")
+        due_ms = node.clock.wall_ms() + HOUR_MS
+        place = place_of(await schedule(publisher, (b"1", due_ms)))
+        topic = await node.topic()
+        await flushed(topic)
+        await topic.schedule.cancel([place])
+        bookies = [made.ground.bookies[name] for name in BOOKIES]
+        for bookie in bookies:
+            bookie.held = True
+        listing = asyncio.ensure_future(topic.schedule.list())
+        await settle()
+        late = [answer for bookie in bookies for answer in bookie.waiting]
+        for bookie in bookies:
+            bookie.waiting.clear()
+            bookie.release()
+        await flushed(topic)
+        waited = bool(late) and not listing.done()
+        for answer in late:
+            answer()
+
+        assert waited
+        assert (await listing).messages == ()
+
+
 async def test_runs_are_merged_and_spent_ones_dropped() -> None:
     async with world() as made:
         node = await made.broker(
