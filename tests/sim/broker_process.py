@@ -14,7 +14,9 @@ from broker.ownership import ProbeResult
 from broker.producer_session import ProducerSession
 from broker.schedule.interface import ScheduleAnswer
 from broker.schedule.runs.builder import BlockLimits
+from broker.schedule.schedule import Schedule
 from broker.settings import BrokerLimits, BrokerSettings
+from magnetar.entry import SchedulePlace
 from magnetar.errors import ConnectionFailed, MagnetarError
 from magnetar.ids import BrokerId
 from magnetar.runtime.network import Address
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 BROKER_PORT = 6650
 LANE_LIMITS = LaneLimits(
     parcel_bytes=1_500, parcel_messages=2, kept_bytes=2_000, retry_first_s=0.1, retry_most_s=0.5)
+LISTED_AT_ONCE = 7
 BLOCKS = BlockLimits(message_bytes=400, messages=4, tombs=2, names=3)
 
 
@@ -175,7 +178,9 @@ class Conversation:
         failure = None
         try:
             schedule = (await self._broker.existing_topic(request.topic)).schedule
-            if request.deliver_at_ms is None:
+            if not request.places:
+                await self._list(schedule)
+            elif request.deliver_at_ms is None:
                 answers = await schedule.cancel(request.places)
             else:
                 (place,) = request.places
@@ -183,6 +188,21 @@ class Conversation:
         except MagnetarError as error:
             failure = error
         self._link.send_object(messages.ScheduleAnswers(request.request_id, answers, failure))
+
+    async def _list(self, schedule: Schedule) -> None:
+        """All pages. A broker that another has replaced may not know of everything."""
+        world, asked_s = self._process.world, self._process.world.loop.time()
+        owned = world.owner_process() is self._process
+        listed: set[SchedulePlace] = set()
+        page = await schedule.list(limit=LISTED_AT_ONCE)
+        while True:
+            listed.update(one.place for one in page.messages)
+            if not page.cursor:
+                break
+            page = await schedule.list(limit=LISTED_AT_ONCE, cursor=page.cursor)
+        if owned and world.owner_process() is self._process:
+            clock_ms = max(broker.clock.latest_ms for broker in world.brokers)
+            world.schedule.listed(listed, asked_s, clock_ms)
 
     def _start(self, work: Any) -> None:
         self._task = asyncio.ensure_future(self._guard(work))

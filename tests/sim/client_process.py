@@ -201,7 +201,7 @@ class SimProducer(Client):
             known = outcome[1] >= 0 and index >= batch.already_stored
             if batch.delayed:
                 self.world.schedule.stored((self.name, number), SchedulePlace(
-                    *outcome, index - batch.already_stored) if known else None)
+                    *outcome, index - batch.already_stored) if known else None, now_s)
                 history.acked(self.name, number, None, now_s)
                 continue
             place = Place(*outcome) if known else None

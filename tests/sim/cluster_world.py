@@ -183,6 +183,15 @@ class ClusterWorld(World):
             operator.idle for operator in self.operators
         )
 
+    def _schedule_is_empty(self) -> bool:
+        """Nothing waits, and nothing is kept on the bookies any more."""
+        owner, record = self.owner_process(), self.audit.topics[TOPIC]
+        broker = owner.broker if isinstance(owner, BrokerProcess) else None
+        topic = broker.registry.get(TOPIC) if broker is not None else None
+        return topic is not None and not (
+            topic.schedule.count or record.schedule_runs or record.schedule_ledgers
+        )
+
     def _owed(self) -> set[tuple[str, int]]:
         """What was acknowledged to its producer, and not cancelled."""
         return {
@@ -202,6 +211,8 @@ class ClusterWorld(World):
                 lambda: all(key in history.consume_asked or self.keeps_back(key)
                             for key in self._owed()),
             )
+        if self.operators:
+            await self.within("nothing is left of the schedule", 30.0, self._schedule_is_empty)
         await asyncio.sleep(0.5)
         self.consuming_ended = True
         await asyncio.sleep(0.5)

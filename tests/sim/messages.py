@@ -113,7 +113,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class ChangeSchedule:
-    """Cancel these, or, with a time, move the only one."""
+    """Cancel these, or, with a time, move the only one; with none, list what waits."""
 
     request_id: int
     topic: str

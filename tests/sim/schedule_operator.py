@@ -1,4 +1,4 @@
-"""Operators who cancel and move what waits in the schedule, and ask again until they are told."""
+"""Operators who list, cancel and move what waits in the schedule, and ask until they are told."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 3
 CANCELLED_AT_ONCE = 4
+LISTING_SHARE = 0.1
 
 
 class Operator(Client):
@@ -64,6 +65,8 @@ class Operator(Client):
     def _choose(self) -> Change | None:
         """Mostly of what waits still, or is due about now."""
         now_ms, chance = self.clock.wall_ms(), self.random
+        if chance.random() < LISTING_SHARE:
+            return Change((), NEVER)
         found = [
             message for message in self.world.schedule.messages.values()
             if message.place is not None and message.name[1] % self._of == self._number

@@ -36,6 +36,8 @@ class Delayed:
     """When it may be due: one time, unless an answer is missing."""
     place: SchedulePlace | None = None
     """What names it, as its receipt said."""
+    changed_s: float = 0.0
+    """Since when it is certain that it waits for that time, or was cancelled."""
     changing: bool = False
     uncertain: bool = False
     """A request for it went unanswered: it may be done late, and is best not contradicted."""
@@ -80,9 +82,10 @@ class ScheduleWatch:
     def sent(self, name: Name, due_ms: int) -> None:
         self.messages[name] = Delayed(name, {due_ms})
 
-    def stored(self, name: Name, place: SchedulePlace | None) -> None:
+    def stored(self, name: Name, place: SchedulePlace | None, now_s: float) -> None:
         """A receipt."""
-        self.messages[name].place = place
+        message = self.messages[name]
+        message.place, message.changed_s = place, now_s
 
     def asked(self, change: Change) -> None:
         """It may be done from now on."""
@@ -98,7 +101,7 @@ class ScheduleWatch:
     def answered(self, change: Change, answers: Iterable[ScheduleAnswer], now_s: float) -> None:
         for name, answer in zip(change.names, answers, strict=True):
             message = self.messages[name]
-            message.changing = False
+            message.changing, message.changed_s = False, now_s
             self.counts[f"schedule answered {answer.value}"] += 1
             match answer:
                 case ScheduleAnswer.CANCELLED:
@@ -110,9 +113,25 @@ class ScheduleWatch:
                         self._tell(f"{name} was called moved, and was to be cancelled")
                     message.due_ms = {change.due_ms}
                 case ScheduleAnswer.DELIVERED:
+                    if message.due_ms == {NEVER}:
+                        self._tell(f"{name} was cancelled, and is called delivered")
+                    message.due_ms = message.due_ms - {NEVER} or {NEVER}
                     message.delivered_s = now_s
                 case ScheduleAnswer.UNKNOWN:
                     message.unknown_s = now_s
+
+    def listed(self, places: set[SchedulePlace], asked_s: float, clock_ms: int) -> None:
+        """What waits, as the owner said while no owner's clock ever showed more than that."""
+        for message in self.messages.values():
+            if message.changing or message.changed_s >= asked_s or len(message.due_ms) > 1:
+                continue
+            (due_ms,) = message.due_ms
+            if due_ms is NEVER and message.place in places:
+                self._tell(f"{message.name} was cancelled, and listed at {asked_s}")
+            elif due_ms is not NEVER and due_ms > clock_ms and message.place is not None and (
+                message.place not in places
+            ):
+                self._tell(f"{message.name} waits, and was not listed at {asked_s}")
 
     def may_be_cancelled(self, name: Name) -> bool:
         message = self.messages.get(name)
