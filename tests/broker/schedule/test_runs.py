@@ -76,13 +76,13 @@ async def test_what_is_above_the_limit_leaves_memory_and_fires_all_the_same() ->
 async def test_a_new_owner_reads_the_runs() -> None:
     async with world() as made:
         first = await made.broker("b1", limits=SMALL)
-        await fill(first, 600)
-        await pass_time(first, HOUR_MS + 100_500)
+        await fill(first, 600, step_ms=60_000)
+        await pass_time(first, HOUR_MS + 100 * 60_000)
         await until_stored(first, 101)
         second = await takeover(made, first, "b2")
         count = (await second.topic()).schedule.count
 
-        await pass_time(second, HOUR_MS)
+        await pass_time(second, 10 * HOUR_MS)
 
         assert count == 499
         assert await numbers_stored(second, 600) == list(range(600))
