@@ -276,8 +276,8 @@ CATALOG: tuple[Mutant, ...] = (
         "acknowledgement_answered_before_durable",
         "an acknowledgement is answered before its delta is on the ack quorum",
         ("broker/acknowledging.py",
-         "            self._waiting.append(on_done)\n            self.schedule_flush()\n",
-         "            self.schedule_flush()\n            on_done(None)\n"),
+         "            self._waiting.append(answer)\n            self.schedule_flush()\n",
+         "            self.schedule_flush()\n            answer(None)\n"),
     ),
     _mutant(
         "key_moves_undrained",
@@ -370,8 +370,8 @@ CATALOG: tuple[Mutant, ...] = (
         "dead_letter_acknowledged_before_stored",
         "what is given up is acknowledged before the dead-letter topic has it",
         ("broker/forwarding/lane.py",
-         "        await outlet.publish(batch)\n",
-         "        await self._acknowledge(plan)\n        await outlet.publish(batch)\n"),
+         "            await outlet.publish(batch)\n",
+         "            await self._acknowledge(plan)\n            await outlet.publish(batch)\n"),
     ),
     _mutant(
         "fired_mark_not_read_back",
