@@ -312,7 +312,7 @@ async def test_a_fenced_owner_tells_its_producers_that_the_outcome_is_unknown() 
         await publisher.publish(b"1")
         topic = await old.topic()
         old.broker._watches.pop(topic.name)()  # it does not notice by itself
-        await new.broker.registry.obtain(topic.name)
+        await new.take()
 
         publisher.session.publish(publisher.batch(b"2"))
         await until(lambda: bool(publisher.ended))

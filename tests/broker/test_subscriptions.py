@@ -127,7 +127,7 @@ async def test_an_acknowledgement_at_a_fenced_owner_is_an_error() -> None:
         await (await Publisher.open(old)).publish(b"x")
         await subscriber.receive(1)
         old.broker._watches.pop(TOPIC)()
-        await new.broker.registry.obtain(TOPIC)
+        await new.take()
 
         error = await subscriber.acknowledge(position_of(subscriber.deliveries[0]))
 

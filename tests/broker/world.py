@@ -20,7 +20,7 @@ from broker.conversation import (
     Receipt,
 )
 from broker.forwarding.lane import LaneLimits
-from broker.ownership import ProbeResult
+from broker.ownership import Decision, ProbeResult, Verdict
 from broker.producer_session import ProducerSession
 from broker.settings import BrokerLimits, BrokerSettings
 from broker.state_records import SubscriptionKind
@@ -35,6 +35,7 @@ from metadata.bookies import BookieDirectory, BookieRepository
 from metadata.cluster import initialize_cluster
 from metadata.embedded import EmbeddedSession
 from metadata.ledgers import LedgerRepository
+from metadata.topics import TopicRepository
 from tenants.policies import TopicPolicies
 from tenants.resolver import PolicyResolver
 from tests.broker.memory_forwarder import MemoryForwarder
@@ -90,6 +91,12 @@ class Node:
         topic = self.broker.registry.get(name)
         assert topic is not None
         return topic
+
+
+    async def take(self, name: str = TOPIC) -> None:
+        """The topic, from an owner that lives and looks silent."""
+        record, _ = await TopicRepository(self.session).get(name)
+        await self.broker.registry.obtain(name, Decision(Verdict.HERE, former=record.owner))
 
 
 class World:

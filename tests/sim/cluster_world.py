@@ -6,6 +6,7 @@ import asyncio
 import zlib
 
 from broker.conversation import LookupResult
+from broker.ownership import Decision, Verdict
 from ledger.managed_log import ManagedLog
 from ledger.wire import AddRequest
 from magnetar.dead_letter import default_dead_letter_topic
@@ -159,9 +160,9 @@ class ClusterWorld(World):
 
     def move_owner(self) -> bool:
         """Force a broker that is not the owner to load the topic: fencing alone must hold."""
-        owner = self.owner_process()
+        owner, record = self.owner_process(), self.audit.topics.get(TOPIC)
         others = [b for b in self.broker_processes if b is not owner and b.running]
-        if owner is None or not others or others[0].broker is None:
+        if owner is None or record is None or not others or others[0].broker is None:
             return False
         taker = others[0]
         broker = taker.broker
@@ -169,7 +170,8 @@ class ClusterWorld(World):
 
         async def take() -> LookupResult | None:
             try:
-                await broker.registry.obtain(TOPIC)
+                await broker.registry.obtain(
+                    TOPIC, Decision(Verdict.HERE, former=record.owner))
             except MagnetarError as error:
                 self.trace.note("forced takeover failed", type(error).__name__)
             return None
