@@ -123,12 +123,16 @@ class Acknowledging:
         self, asked: Sequence[tuple[Acknowledge, MessagePosition]],
         wrong: InvalidArgument | None, on_done: OnDone,
     ) -> None:
-        """Positions not in flight here: of an earlier session, or not tracked."""
+        """Positions not in flight here: of an earlier session, or not tracked. A seek that comes
+        while they are looked for undoes them."""
+        epoch = self._host.epoch
         for acknowledge, position in asked:
             if self._log.was_trimmed(position.ledger_id):
                 continue
             try:
                 entry = await self._log.entry_at(position.ledger_id, position.entry_id)
+                if epoch != self._host.epoch:
+                    break
                 acknowledge(entry.first_ordinal, entry.count, position)
             except InvalidArgument as error:
                 wrong = wrong or error

@@ -9,6 +9,7 @@ import pytest
 
 from broker.conversation import InitialPosition
 from broker.settings import BrokerLimits
+from broker.stored_entry import StoredEntry
 from broker.topic import Topic
 from broker.topic_state import TopicState
 from ledger.managed_log import ManagedLog
@@ -315,3 +316,37 @@ async def test_automatic_names_of_a_crashed_owner_are_forgotten_too() -> None:
         await topic.maintain()
 
         assert len(topic.state.sources) == 0
+
+
+async def test_an_acknowledgement_from_before_a_seek_does_not_come_after_it() -> None:
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node)
+        before = await Subscriber.open(node)
+        for payload in (b"0", b"1", b"2"):
+            await publisher.publish(payload)
+        await before.receive(3)
+        await made.kill(node)
+        node = await made.broker("b2")
+        topic = await node.topic()
+        entry_at, looking, go_on = topic.log.entry_at, asyncio.Event(), asyncio.Event()
+
+        async def held(ledger_id: int, entry_id: int) -> StoredEntry:
+            looking.set()
+            await go_on.wait()
+            return await entry_at(ledger_id, entry_id)
+
+        topic.log.entry_at = held  # type: ignore[method-assign]
+        consumer = await Subscriber.open(node, permits=0)
+        answers: list[MagnetarError | None] = []
+        consumer.session.acknowledge(
+            [position_of(before.deliveries[0])], position_of(before.deliveries[2]), answers.append)
+        await looking.wait()
+
+        await consumer.session.seek(initial_position=EARLIEST)
+        go_on.set()
+        await until(lambda: bool(answers))
+        consumer.session.add_permits(10)
+
+        assert answers == [None]
+        assert await consumer.receive(3) == [b"0", b"1", b"2"]
