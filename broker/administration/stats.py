@@ -93,10 +93,18 @@ def _blocked(topic: Topic) -> tuple[Blocked, ...]:
     reasons = []
     if topic.log.log.blocked_reason is not None:
         reasons.append(Blocked("bookies", topic.log.log.blocked_reason))
+    if topic.schedule.blocked_reason is not None:
+        reasons.append(Blocked("schedule", topic.schedule.blocked_reason))
     held = topic.publishing.congested  # looks at the backlog too, before its status is told
     problem = topic.quota.status().problem
     if problem is not None:
         reasons.append(Blocked("backlog_quota", problem))
+    elif topic.schedule.congested:
+        reasons.append(Blocked(
+            "congested",
+            "too many delayed messages wait in the memory of this broker: producers wait until"
+            " runs of them are written",
+        ))
     elif held:
         reasons.append(Blocked(
             "congested",

@@ -8,6 +8,7 @@ import gc
 
 import pytest
 
+from broker.administration.stats import topic_stats
 from broker.schedule import core
 from broker.schedule.interface import ScheduleAnswer
 from broker.schedule.pending_batch import PendingBatch
@@ -342,6 +343,33 @@ async def test_nothing_is_freed_while_what_fired_is_not_durable() -> None:
         assert [one.payload for one in await until_stored(second, 1)] == [b"1"]
 
 
+async def reasons(topic: Topic) -> dict[str, str]:
+    """What the topic's stats say is in the way."""
+    return {one.reason: one.text for one in (await topic_stats(topic, "b1", 0.0)).blocked}
+
+
+async def test_a_run_that_cannot_be_read_is_told_of() -> None:
+    async with world() as made:
+        node = await made.broker(limits=SMALL)
+        await fill(node, 100)
+        topic = await node.topic()
+        await flushed(topic)
+        (run,) = topic.schedule.core.runs
+        before = await reasons(topic)
+        for name in BOOKIES:
+            made.ground.bookies[name].down = True
+        await pass_time(node, 2 * HOUR_MS)
+        await until(lambda: topic.schedule.blocked_reason is not None)
+        blocked = await reasons(topic)
+        for name in BOOKIES:
+            made.ground.bookies[name].down = False
+        stored_numbers = await numbers_stored(node, 100)
+
+        assert before == {} and stored_numbers == list(range(100))
+        assert f"run {run} cannot be read" in blocked["schedule"]
+        assert await reasons(topic) == {}
+
+
 async def test_producers_wait_while_memory_is_full() -> None:
     async with world() as made:
         node = await made.broker(limits=BrokerLimits(schedule_memory_bytes=3_000))
@@ -357,9 +385,12 @@ async def test_producers_wait_while_memory_is_full() -> None:
             made.ground.bookies[name].held = False
         await until(lambda: len(publisher.receipts) == 10)
         congested = publisher.session.congested
+        told = await reasons(topic)
         await publisher.session.ready()
 
         assert congested and not publisher.session.congested
+        assert "wait in the memory" in told["congested"]
+        assert await reasons(topic) == {}
         assert topic.schedule.count == 10
 
 
