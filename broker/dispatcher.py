@@ -68,6 +68,8 @@ class Dispatcher:
             tracked=tracked,
         )
         self.paused = True
+        self.beginnings = 0
+        """How often it began anew."""
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self.mode = mode
@@ -171,6 +173,7 @@ class Dispatcher:
     def restart(self, after: Position) -> None:
         """Begin anew after a position: nothing is in flight, nothing waits."""
         self._clear()
+        self.beginnings += 1
         self.reader.seek(after)
         for consumer in self.consumers:
             self.desk.choice.offer(consumer)

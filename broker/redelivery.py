@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
+from broker.cursor import Cursor
 from broker.state_records import Redelivered, RedeliveryCount
 
 SPARE_ORDINALS = 64
@@ -125,6 +126,14 @@ class RedeliveryCounts:
         """The entry is acknowledged."""
         for history in self._histories.pop(first_ordinal, ()):
             self._reasons.drop(history.reason)
+
+    def forget_acknowledged(self, cursor: Cursor) -> None:
+        """Above the cursor's floor too; looks at everything."""
+        for first, histories in list(self._histories.items()):
+            length = max(map(int.bit_length, histories.values()))
+            acknowledged = cursor.mask(first, length)
+            if not any(messages & ~acknowledged for messages in histories.values()):
+                self.forget(first)
 
     def forget_below(self, floor: int) -> None:
         """Everything below is acknowledged."""

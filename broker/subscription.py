@@ -427,6 +427,11 @@ class Subscription:
                     self.counts.restore(counted)
         self._acknowledging.durable_floor = self.cursor.floor
 
+    def loaded(self) -> None:
+        """All records are restored."""
+        self.counts.forget_acknowledged(self.cursor)
+        self.unburied.look()
+
     def snapshot(self) -> list[StateRecord]:
         """The records that make the subscription as it is."""
         records: list[StateRecord] = [
@@ -490,13 +495,17 @@ class Subscription:
     async def _take_lost_back(
         self, positions: Sequence[MessagePosition], failure: Failure
     ) -> None:
+        beginnings = self.dispatcher.beginnings
         for position in positions:
             try:
                 entry = await self._log.entry_at(position.ledger_id, position.entry_id)
                 mask = position.mask_of(entry.count)
             except MagnetarError:
                 continue  # not a message of this topic, or unreadable now: it stays unacknowledged
+            if beginnings != self.dispatcher.beginnings:
+                return  # all that is not acknowledged comes again
             mask &= ~self.cursor.mask(entry.first_ordinal, entry.count)
+            mask &= ~self.dispatcher.returns.known_of((entry.ledger_id, entry.entry_id))
             for part, before in self.counts.split(entry.first_ordinal, mask) if mask else ():
                 self.dispatcher.returns.lost(entry, part, before, failure)
         self._acknowledging.schedule_flush()

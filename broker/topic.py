@@ -115,7 +115,7 @@ class Topic:
         self.state.sources.nobody_is_connected(self._clock.wall_ms())
         self.lanes.resume()
         for subscription in self.state.subscriptions.values():
-            subscription.unburied.look()
+            subscription.loaded()
         self.publishing.loaded()
         self.schedule.start()
         self.quota.loaded()

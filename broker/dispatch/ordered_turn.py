@@ -147,10 +147,13 @@ class OrderedTurn:
         if left_s > 0:
             self._later(left_s)
             return
-        while desk.room(consumer) > 0 and (state := order.first_of_all()) is not None:
-            ordinal, _, entry = state.waiting[0]
+        while (
+            desk.budget > 0 and desk.room(consumer) > 0
+            and (state := order.first_of_all()) is not None
+        ):
+            ordinal, fresh, entry = state.waiting[0]
             body = desk.bodies.get(entry.key)
-            if body is None:
+            if body is None or (fresh and desk.fresh_room() <= 0):
                 break
             bit = 1 << (ordinal - entry.first_ordinal)
             part = desk.waiting.part_of(entry, bit)

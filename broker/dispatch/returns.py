@@ -241,6 +241,14 @@ class Returns:
         known = self._flights.entries.get(key) or self._waiting.entries.get(key)
         return None if known is None else (known.first_ordinal, known.count)
 
+    def known_of(self, key: Key) -> int:
+        """Which messages of an entry are out or wait."""
+        known = 0
+        for holder in (self._flights.entries.get(key), self._waiting.entries.get(key)):
+            for part in holder.parts if holder is not None else ():
+                known |= part.mask
+        return known
+
     def settle(self, key: Key, mask: int) -> None:
         """These messages are acknowledged."""
         if self.order is None:

@@ -9,6 +9,8 @@ from heapq import heappop, heappush
 from broker.cursor import full_mask
 from broker.dispatch.flights import Key
 
+SPARE = 64
+"""A heap is rebuilt when it holds so many more than twice what it can need."""
 REASON_BYTES = 1_024
 """Of why a message failed, the first so many are kept."""
 
@@ -59,6 +61,11 @@ class WaitingEntry:
         self.parts: list[WaitingPart] = []
 
     @property
+    def has_turn(self) -> bool:
+        """Something of it has no order and waits for its turn."""
+        return any(part.wait is Wait.TURN and not part.ordered for part in self.parts)
+
+    @property
     def turn_ordinal(self) -> int:
         """Of the first message that has no order and waits for its turn; there is one."""
         lowest = min(
@@ -106,6 +113,8 @@ class Waiting:
         if found is None:
             found = self.entries[key] = WaitingEntry(key, first_ordinal, count, keys)
             heappush(self._order, key)
+            if len(self._order) > 2 * len(self.entries) + SPARE:
+                self._order = sorted(self.entries)
         return found
 
     def add(
@@ -119,6 +128,8 @@ class Waiting:
             self._number += 1
             entry.parts.append(part)
             heappush(self._times, (due_s, self._number, entry, part))
+            if len(self._times) > 2 * self.messages[Wait.TIME] + SPARE:
+                self._times = sorted(time for time in self._times if time[3].mask)
         else:
             self._join(entry, part)
 
@@ -134,6 +145,8 @@ class Waiting:
         entry.parts.append(part)
         if part.wait is Wait.TURN and not part.ordered:
             heappush(self._turns, entry.key)
+            if len(self._turns) > 2 * len(self.entries) + SPARE:
+                self._turns = sorted(one.key for one in self if one.has_turn)
 
     # --- turns
 
@@ -142,9 +155,7 @@ class Waiting:
         for its turn."""
         while self._turns:
             entry = self.entries.get(self._turns[0])
-            if entry is not None and any(
-                part.wait is Wait.TURN and not part.ordered for part in entry.parts
-            ):
+            if entry is not None and entry.has_turn:
                 return entry
             heappop(self._turns)
         return None
