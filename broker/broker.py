@@ -60,6 +60,7 @@ from magnetar.errors import (
     MetadataError,
     NotFound,
     NotOwner,
+    TopicNotFound,
 )
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Address
@@ -374,17 +375,19 @@ class Broker:
     # --- what clients ask
 
     async def lookup(
-        self, topic: str, unreachable_address: str = "", *, create: bool = True
+        self, topic: str, unreachable_address: str = "", *, create: bool = True,
+        must_exist: bool = False,
     ) -> LookupResult:
         """Where `topic` is served; see Ownership. Raises InvalidTopicName, TopicNotFound; made if
-        missing, unless `create` is False."""
+        missing, unless `create` is False. `must_exist`: see TopicCatalog.obtain."""
         name = TopicName.parse(topic)
         self._refuse_unless_serving()
         if not name.persistent:
             return await self._memory.lookup(name, unreachable_address, create=create)
         if self.registry.get(name.full) is not None:
             return LookupResult(str(self._address), name.full)
-        record = await (self._obtain if create else self.catalog.existing)(name)
+        record = await (
+            self._obtain(name, must_exist) if create else self.catalog.existing(name))
         if isinstance(record, PartitionedTopicRecord):
             return LookupResult(str(self._address), name.full, partitions=record.partitions)
         decision = await self.ownership.for_lookup(name.full, record.owner, unreachable_address)
@@ -422,7 +425,7 @@ class Broker:
         backlog_bytes: Callable[[], int] = lambda: 0, on_event: OnEvent = lambda _event: None,
     ) -> ConsumerSession:
         """See Topic.open_consumer. Raises NotOwner when another broker serves the topic."""
-        opened = await self._topic(request.topic)
+        opened = await self._topic(request.topic, must_exist=request.must_exist)
         return await opened.open_consumer(request, deliver, ended, backlog_bytes, on_event)
 
     def _refuse_unless_serving(self) -> None:
@@ -439,23 +442,28 @@ class Broker:
         broker serves it."""
         return await self._topic(topic, create=False)
 
-    async def _topic(self, topic: str, *, create: bool = True) -> Topic:
+    async def _topic(
+        self, topic: str, *, create: bool = True, must_exist: bool = False
+    ) -> Topic:
         name = TopicName.parse(topic)
         self._refuse_unless_serving()
         found = self.registry.get(name.full)
         if found is not None:
             return found
         if not name.persistent:
-            return await self._memory.topic(name, create=create)
-        record = await self._record(name, create)
+            return await self._memory.topic(name, create=create and not must_exist)
+        record = await self._record(name, create, must_exist)
         decision = await self.ownership.for_opening(record.owner)
         if decision.broker is not None:
             raise NotOwner(f"{name.full} is served by {decision.broker.address}; look it up again")
         return await self.registry.obtain(name.full, decision)
 
-    async def _record(self, name: TopicName, create: bool = True) -> TopicRecord:
+    async def _record(
+        self, name: TopicName, create: bool = True, must_exist: bool = False
+    ) -> TopicRecord:
         """The record of a topic that is a log itself, made now where the policy allows."""
-        record = await (self._obtain if create else self.catalog.existing)(name)
+        record = await (
+            self._obtain(name, must_exist) if create else self.catalog.existing(name))
         if isinstance(record, PartitionedTopicRecord):
             raise InvalidArgument(
                 f"{name.full} is partitioned; open its partitions {name.with_partition(0).local}"
@@ -463,10 +471,12 @@ class Broker:
             )
         return record
 
-    async def _obtain(self, name: TopicName) -> AnyTopicRecord:
-        """The record of what has the name, made now where the policy allows."""
-        record = await self.catalog.obtain(name)
+    async def _obtain(self, name: TopicName, must_exist: bool = False) -> AnyTopicRecord:
+        """The record of what has the name; see TopicCatalog.obtain."""
+        record = await self.catalog.obtain(name, must_exist=must_exist)
         while isinstance(record, TopicRecord) and record.deleting:
+            if must_exist:
+                raise TopicNotFound(f"{name.full} is being deleted")
             await self.registry.until_closed(name.full)
             decision = await self.ownership.for_opening(record.owner)
             if decision.broker is not None:

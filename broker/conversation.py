@@ -145,6 +145,8 @@ class OpenConsumer:
     """After so many a message goes to the dead-letter topic; 0: never."""
     dead_letter_topic: str = ""
     """Empty: the default one."""
+    must_exist: bool = False
+    """The topic is not made; see TopicCatalog.obtain."""
 
 
 @dataclass(frozen=True, slots=True)

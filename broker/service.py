@@ -89,7 +89,8 @@ class BrokerService:
                 request = pb.LookupRequest.FromString(frame)
             except DecodeError as error:
                 raise InvalidFrame(f"not a LookupRequest: {error}") from error
-            found = await self._broker.lookup(request.topic, request.unreachable_address)
+            found = await self._broker.lookup(
+                request.topic, request.unreachable_address, must_exist=request.must_exist)
         except NotServing as error:
             # Told by the transport, so that the client asks the next broker it knows.
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))

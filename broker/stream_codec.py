@@ -95,6 +95,7 @@ def open_consumer_of(request: pb.OpenConsumer) -> OpenConsumer:
         request.consumer_name, start, request.start_inclusive,
         parse_filter(request.tags, request.filter), hold_failed_keys=hold,
         max_deliveries=request.max_deliveries, dead_letter_topic=request.dead_letter_topic,
+        must_exist=request.must_exist,
     )
 
 

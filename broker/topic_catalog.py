@@ -63,8 +63,9 @@ class TopicCatalog:
         self._resolver = resolver
         self._clock = clock
 
-    async def obtain(self, name: TopicName) -> AnyTopicRecord:
-        """The topic's record, made now where the policy allows.
+    async def obtain(self, name: TopicName, *, must_exist: bool = False) -> AnyTopicRecord:
+        """The topic's record, made now where the policy allows. With `must_exist` only that of a
+        partition is made, whose topic exists.
 
         Raises TopicNotFound, also for a partition that the topic does not have.
         """
@@ -73,7 +74,9 @@ class TopicCatalog:
         except NotFound:
             policies = await self._resolver.resolve(name)
         if name.partition >= 0:
-            return await self._obtain_partition(name, policies)
+            return await self._obtain_partition(name, policies, must_exist)
+        if must_exist:
+            raise TopicNotFound(f"{name.full} does not exist")
         if not policies.auto_create_topics:
             raise TopicNotFound(
                 f"{name.full} does not exist, and its namespace creates none by use"
@@ -227,14 +230,16 @@ class TopicCatalog:
             ))
         await self.tell_changed(name)
 
-    async def _obtain_partition(self, name: TopicName, policies: TopicPolicies) -> TopicRecord:
+    async def _obtain_partition(
+        self, name: TopicName, policies: TopicPolicies, must_exist: bool
+    ) -> TopicRecord:
         base = name.base
-        await self._check_partition(name, policies)
+        await self._check_partition(name, policies, must_exist)
         with contextlib.suppress(AlreadyExists):
             await self._topics.create(TopicRecord(name.full, created_ms=self._clock.wall_ms()))
         try:
             # A deletion that began meanwhile may have looked for partitions before this one.
-            await self._check_partition(name, policies)
+            await self._check_partition(name, policies, must_exist)
         except TopicNotFound:
             with contextlib.suppress(NotFound, BadVersion):
                 record, version = await self._topics.get(name.full)
@@ -246,12 +251,15 @@ class TopicCatalog:
         except NotFound:
             raise TopicNotFound(f"{base.full} was deleted meanwhile") from None
 
-    async def _check_partition(self, name: TopicName, policies: TopicPolicies) -> None:
+    async def _check_partition(
+        self, name: TopicName, policies: TopicPolicies, must_exist: bool
+    ) -> None:
         base, number = name.base, name.partition
         try:
             record: AnyTopicRecord = await self._partitioned.read(base.full)
         except NotFound:
-            if not policies.auto_create_topics or number >= policies.auto_create_partitions:
+            may_make = policies.auto_create_topics and not must_exist
+            if not may_make or number >= policies.auto_create_partitions:
                 raise TopicNotFound(
                     f"there is no partitioned topic {base.full}, so no {name.full}"
                 ) from None

@@ -145,21 +145,21 @@ class Connections:
 
     async def open_stream(
         self, topic: str, method: str, first_frame: Open, opened: Opened,
-        deadline_s: float | None, *, unreachable: str = "",
+        deadline_s: float | None, *, unreachable: str = "", must_exist: bool = False,
         retry: tuple[type[MagnetarError], ...] = RETRYABLE,
     ) -> Stream:
         """Look the topic up and open a stream to its owner, again until it works.
 
         `deadline_s` is on the monotonic clock; None tries for ever, as it does from when a broker
-        asks for patience. Raises the first error that another attempt cannot cure, and
-        ConnectionFailed or OperationTimeout at the deadline.
+        asks for patience. A topic that `must_exist` is not made. Raises the first error that
+        another attempt cannot cure, and ConnectionFailed or OperationTimeout at the deadline.
         """
         attempts, attempt_s = self._attempts(deadline_s), self.settings.attempt_timeout_s
         while True:
             owner = via = ""
             try:
                 async with asyncio.timeout(attempts.limit_s(attempt_s)):
-                    via, reply = await self._look_up(topic, unreachable)
+                    via, reply = await self._look_up(topic, unreachable, must_exist)
                 owner = via if reply.relay else reply.owner_address
                 async with asyncio.timeout(attempts.limit_s(attempt_s)) as attempt:
                     stream = await self._open_at(owner, method, first_frame(reply.relay))
@@ -246,9 +246,12 @@ class Connections:
     def _no_answer(self, address: str = "") -> OperationTimeout:
         return OperationTimeout(f"no answer from {address or ', '.join(self._url.addresses)}")
 
-    async def _look_up(self, topic: str, unreachable: str) -> tuple[str, pb.LookupReply]:
+    async def _look_up(
+        self, topic: str, unreachable: str, must_exist: bool = False
+    ) -> tuple[str, pb.LookupReply]:
         """Ask one broker after the other, beginning with the last that answered."""
-        request = pb.LookupRequest(topic=topic, unreachable_address=unreachable)
+        request = pb.LookupRequest(
+            topic=topic, unreachable_address=unreachable, must_exist=must_exist)
         failure: MagnetarError = ConnectionFailed("no broker in the service URL")
         addresses = self._url.addresses
         for offset in range(len(addresses)):

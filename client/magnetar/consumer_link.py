@@ -67,6 +67,8 @@ class ConsumerLink(ABC):
         self._given_name = ""
         """What the broker calls this consumer."""
         self._at_end_of_topic = False
+        self.must_exist = False
+        """Its topic is not made by opening a link to it."""
         self.on_ready: Callable[[], None] | None = None
         """Called when there may be a message to `take`, or an error."""
 
@@ -273,11 +275,12 @@ class ConsumerLink(ABC):
         self, deadline_s: float | None, retry: tuple[type[MagnetarError], ...]
     ) -> Stream:
         return await self._connections.open_stream(
-            self.topic, CONSUME, self._first_frame, self._opened, deadline_s, retry=retry)
+            self.topic, CONSUME, self._first_frame, self._opened, deadline_s,
+            must_exist=self.must_exist, retry=retry)
 
     def _first_frame(self, relay: bool) -> bytes:
         opening = self._open_request()
-        opening.topic, opening.relay = self.topic, relay
+        opening.topic, opening.relay, opening.must_exist = self.topic, relay, self.must_exist
         return pb.ConsumeRequest(open=opening).SerializeToString()
 
     def _opened(self, frame: bytes) -> bool:

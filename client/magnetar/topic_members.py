@@ -75,8 +75,9 @@ class TopicMembers(Generic[Link]):
             else:
                 await self._find_named(self._choice, deadline_s)
             errors = await self._open_some(expanded(self._partitions), deadline_s, later=False)
-            if errors:
-                raise next(iter(errors.values()))
+            for error in errors.values():
+                if not self._is_gone(error):
+                    raise error
         except BaseException:
             await self.close()
             raise
@@ -187,6 +188,8 @@ class TopicMembers(Generic[Link]):
             errors = await self._open_some(
                 missing, clock.monotonic_s() + settings.operation_timeout_s, later=True)
             for full, error in errors.items():
+                if self._is_gone(error):
+                    continue  # until its end, or its new beginning, is told
                 if full not in self._told:
                     self._told.add(full)
                     self.merged.report(error)
@@ -201,22 +204,21 @@ class TopicMembers(Generic[Link]):
     async def _open_some(
         self, names: list[TopicName], deadline_s: float, *, later: bool
     ) -> dict[str, MagnetarError]:
-        """Those that could not be opened; a topic that is gone again is none of them."""
+        """Those that could not be opened."""
         room = asyncio.Semaphore(OPENED_AT_ONCE)
         errors: dict[str, MagnetarError] = {}
         count = len(self.links) + len(names)
 
         async def open_one(name: TopicName) -> None:
             link = self._make(name, later)
+            link.must_exist = isinstance(self._choice, TopicPattern)
             link.share_window(count)
             try:
                 async with room:
                     await link.open(deadline_s)
             except MagnetarError as error:
                 await self._close_quietly(link)
-                gone = isinstance(error, TopicNotFound) and isinstance(self._choice, TopicPattern)
-                if not gone:
-                    errors[name.full] = of_topic(error, name.full)
+                errors[name.full] = of_topic(error, name.full)
             except BaseException:
                 await self._close_quietly(link)
                 raise
@@ -252,12 +254,16 @@ class TopicMembers(Generic[Link]):
             return error
         self.merged.remove(link)
         error = of_topic(error, link.topic)
+        gone = self._is_gone(error)
         if self.links.get(link.topic) is link:
             del self.links[link.topic]
-            self._ended[link.topic] = error
+            if gone:
+                self._changed.set()  # it may have been made again
+            else:
+                self._ended[link.topic] = error
             self._share()
         if isinstance(self._choice, TopicPattern):
-            return None if isinstance(error, TopicNotFound) else error
+            return None if gone else error
         if not self.links and all(
             name.full in self._ended for name in expanded(self._partitions)
         ):
@@ -266,6 +272,10 @@ class TopicMembers(Generic[Link]):
             self.merged.finish(error)
             return None
         return error
+
+    def _is_gone(self, error: MagnetarError) -> bool:
+        """Topics that match a pattern come and go without an error."""
+        return isinstance(error, TopicNotFound) and isinstance(self._choice, TopicPattern)
 
     def _share(self) -> None:
         """One budget of what is fetched ahead, however many topics there are."""

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from broker.conversation import OpenConsumer
 from broker.topic_catalog import CatalogTopic, TopicCatalog
 from magnetar.errors import (
     InvalidArgument,
@@ -134,6 +135,22 @@ async def test_the_policy_decides_what_comes_into_being_by_use() -> None:
 
         await node.broker.catalog.create_topic(TopicName.parse("t/none/made"), 2)
         assert (await node.broker.lookup("t/none/made-partition-1")).partitions == 0
+
+
+async def test_what_must_exist_is_not_made_but_for_a_partition_of_what_does() -> None:
+    async with world() as made:
+        node = await made.broker(policies=TopicPolicies(auto_create_partitions=4))
+        for absent in (TOPIC, partition(0)):
+            with pytest.raises(TopicNotFound):
+                await node.broker.lookup(absent, must_exist=True)
+            with pytest.raises(TopicNotFound):
+                await node.broker.open_consumer(
+                    OpenConsumer(absent, "s", must_exist=True), lambda _: None, lambda _: None)
+        assert await names(node) == []
+
+        await node.broker.catalog.create_topic(ORDERS, 3)
+
+        assert (await node.broker.lookup(partition(2), must_exist=True)).topic == partition(2)
 
 
 async def test_topics_are_listed_without_their_partitions() -> None:

@@ -137,6 +137,39 @@ async def test_a_topic_that_is_deleted_is_let_go_without_an_error(here: Place) -
     assert consumer.is_connected
 
 
+async def test_a_topic_that_is_deleted_and_made_again_is_consumed_from_its_first_message(
+    here: Place,
+) -> None:
+    await publish(here, "orders-eu", b"old")
+    consumer = await here.client.subscribe(
+        subscription_name="s", pattern=ORDERS, initial_position=EARLIEST)
+    assert data(await received(consumer, 1)) == [b"old"]
+
+    for number in range(3):
+        await here.broker.node.broker.lifecycle.delete(full("orders-eu"), force=True)
+        await publish(here, "orders-eu", b"new %d" % number)
+
+        assert data(await received(consumer, 1)) == [b"new %d" % number]
+    await here.broker.node.broker.lifecycle.delete(full("orders-eu"), force=True)
+    with pytest.raises(OperationTimeout):
+        await consumer.receive(20)
+
+
+async def test_a_topic_is_not_made_again_by_those_who_follow_it(here: Place) -> None:
+    await publish(here, "orders-eu", b"eu")
+    consumer = await here.client.subscribe(
+        subscription_name="s", pattern=ORDERS, initial_position=EARLIEST)
+    await received(consumer, 1)
+    (link,) = consumer._members.links.values()  # type: ignore[attr-defined]
+
+    link._stream.close()  # so that it opens another one just then
+    await here.broker.node.broker.lifecycle.delete(full("orders-eu"), force=True)
+    await until(lambda: link.closed)
+
+    await until(lambda: consumer.topics == [])  # type: ignore[attr-defined]
+    assert await here.catalog.list_topics("public", "default") == []
+
+
 async def test_a_message_of_a_topic_that_is_gone_is_settled_by_that(here: Place) -> None:
     await here.create("orders-us", 1)
     await publish(here, "orders-us", b"us")

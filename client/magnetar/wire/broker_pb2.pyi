@@ -239,18 +239,22 @@ class LookupRequest(_message.Message):
 
     TOPIC_FIELD_NUMBER: _builtins.int
     UNREACHABLE_ADDRESS_FIELD_NUMBER: _builtins.int
+    MUST_EXIST_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     unreachable_address: _builtins.str
     """The client tried the owner and could not reach it: probe it, and take over if it is gone."""
+    must_exist: _builtins.bool
+    """Do not make the topic; of one with partitions, the partition is made all the same."""
     def __init__(
         self,
         *,
         topic: _builtins.str = ...,
         unreachable_address: _builtins.str = ...,
+        must_exist: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["topic", b"topic", "unreachable_address", b"unreachable_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["must_exist", b"must_exist", "topic", b"topic", "unreachable_address", b"unreachable_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -571,6 +575,7 @@ class OpenConsumer(_message.Message):
     HOLD_FAILED_KEYS_FIELD_NUMBER: _builtins.int
     MAX_DELIVERIES_FIELD_NUMBER: _builtins.int
     DEAD_LETTER_TOPIC_FIELD_NUMBER: _builtins.int
+    MUST_EXIST_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     subscription: _builtins.str
     """empty: a reader, which keeps no cursor"""
@@ -592,6 +597,8 @@ class OpenConsumer(_message.Message):
     """After so many deliveries a message goes to the dead-letter topic; 0: never."""
     dead_letter_topic: _builtins.str
     """empty: TOPIC-SUBSCRIPTION-dead, in the topic's namespace"""
+    must_exist: _builtins.bool
+    """as in LookupRequest"""
     @_builtins.property
     def start(self) -> Global___Position:
         """readers: overrides initial_position"""
@@ -613,10 +620,11 @@ class OpenConsumer(_message.Message):
         hold_failed_keys: Global___HoldFailedKeys.ValueType = ...,
         max_deliveries: _builtins.int = ...,
         dead_letter_topic: _builtins.str = ...,
+        must_exist: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_name", b"consumer_name", "dead_letter_topic", b"dead_letter_topic", "durable", b"durable", "filter", b"filter", "hold_failed_keys", b"hold_failed_keys", "initial_position", b"initial_position", "max_deliveries", b"max_deliveries", "relay", b"relay", "start", b"start", "start_inclusive", b"start_inclusive", "subscription", b"subscription", "tags", b"tags", "topic", b"topic", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer_name", b"consumer_name", "dead_letter_topic", b"dead_letter_topic", "durable", b"durable", "filter", b"filter", "hold_failed_keys", b"hold_failed_keys", "initial_position", b"initial_position", "max_deliveries", b"max_deliveries", "must_exist", b"must_exist", "relay", b"relay", "start", b"start", "start_inclusive", b"start_inclusive", "subscription", b"subscription", "tags", b"tags", "topic", b"topic", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
