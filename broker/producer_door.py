@@ -39,12 +39,6 @@ class ProducerDoor:
         return self._access.epoch
 
     @property
-    def exclusive_producer(self) -> str:
-        """The name of the one that has the topic; empty: nobody."""
-        holder = self._access.holder
-        return "" if holder is None else holder.name
-
-    @property
     def waiting(self) -> int:
         """How many wait to be exclusive."""
         return self._access.waiting

@@ -348,10 +348,6 @@ class Topic:
 
     # --- ownership
 
-    def may_dispatch_exclusively(self) -> bool:
-        """No other broker can still be serving the topic's exclusive consumers."""
-        return self.guarded_dispatch_blocked() is None
-
     def guarded_dispatch_blocked(self) -> Block | None:
         """Why another broker may still be serving them; None: none can."""
         if self._exclusive_held_back:

@@ -150,11 +150,6 @@ class LedgerRecovery:
         self._known_length_bytes = 0
         self._length_known = False
 
-    @property
-    def end_found(self) -> bool:
-        """Whether it is proven where the ledger ends."""
-        return self._end is not None
-
     # -- R8: mark, then fence ------------------------------------------------------------------
 
     def begin(self) -> Effects:

@@ -31,10 +31,6 @@ from magnetar.runtime.network import Buffer
 MAX_FRAME_BYTES: Final = 32 << 20
 """No frame body is longer; the link checks it before it allocates."""
 
-FRAME_OVERHEAD_BYTES: Final = 128
-MAX_BODY_BYTES: Final = MAX_FRAME_BYTES - FRAME_OVERHEAD_BYTES
-"""The longest entry that fits a frame of either direction."""
-
 PROTOCOL_VERSION_MIN: Final = 1
 PROTOCOL_VERSION_MAX: Final = 1
 

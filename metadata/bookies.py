@@ -111,11 +111,6 @@ class BookieRepository:
         told to a `BookieDirectory` only."""
         return self._store.watch(paths.BOOKIES, callback)
 
-    def watch_bookie(self, bookie_id: BookieId, callback: Callable[[], None]) -> Cancel:
-        """Call back when this bookie's announcement changes: how it learns that another life
-        of itself replaced it."""
-        return self._store.watch(paths.bookie(bookie_id), callback)
-
     async def get_cookie(self, bookie_id: BookieId) -> tuple[bytes, int]:
         """The identity of the bookie's disks, and its version; raises NotFound."""
         record = await self._store.get(paths.bookie_cookie(bookie_id))

@@ -13,7 +13,6 @@
     /ledgers/by-id/HHHHHHHHHH/MMM/LLL           a ledger, by its id in hexadecimal
     /bookies/registered/BOOKIE  (ephemeral)     a live bookie
     /bookies/cookies/BOOKIE                     the identity of a bookie's disks
-    /bookies/state/BOOKIE                       what operators decided about a bookie
     /brokers/BROKER             (ephemeral)     a live broker
 
 Names that people choose are percent-encoded. BB is a hash of the topic's name (256 buckets),
@@ -166,10 +165,6 @@ def bookie(bookie_id: BookieId) -> str:
 
 def bookie_cookie(bookie_id: BookieId) -> str:
     return f"{BOOKIE_COOKIES}/{encode_name(bookie_id)}"
-
-
-def bookie_state(bookie_id: BookieId) -> str:
-    return f"/bookies/state/{encode_name(bookie_id)}"
 
 
 def broker(broker_id: BrokerId) -> str:

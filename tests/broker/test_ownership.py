@@ -111,7 +111,7 @@ async def test_an_owner_that_refuses_loses_its_topic_and_learns_of_it() -> None:
         found = await two.broker.lookup("orders", ONE)
 
         assert found.owner_address == TWO
-        assert (await two.topic()).may_dispatch_exclusively()
+        assert (await two.topic()).guarded_dispatch_blocked() is None
         await until(lambda: bool(publisher.ended))
         assert one.broker.registry.get(TOPIC) is None
         assert (await one.broker.lookup("orders")).owner_address == TWO
