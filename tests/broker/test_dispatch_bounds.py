@@ -15,7 +15,7 @@ from tenants.policies import TopicPolicies
 from tests.broker.test_failures_of_an_earlier_owner import next_owner
 from tests.broker.test_key_shared import publish
 from tests.broker.test_negative_acknowledgement import later, subscription_of
-from tests.broker.world import Publisher, Subscriber, positions_of, settle, until, world
+from tests.broker.world import Publisher, Subscriber, positions_of, settle, world
 
 
 def test_messages_that_fail_again_and_again_leave_nothing_behind() -> None:
