@@ -44,7 +44,7 @@ class BrokerLimits:
     state_stall_s: float = 10.0
     """Acknowledgements that cannot be made durable for so long stop dispatch."""
     acknowledge_positions: int = 100_000
-    """Positions in one acknowledgement or redelivery request."""
+    """Positions in one acknowledgement, and of one redelivery request looked at in one go."""
     remembered_batches: int = 1_024
     """Newest batches of a source kept with their ids, so that a resend gets the id it got."""
     automatic_sources: int = 10_000

@@ -477,8 +477,26 @@ class Subscription:
             return
         session.told_end = False  # told again when this too has come, or was given up
         failure = Failure(counted, delay_ms / 1000, reason)
+        most = self._limits.acknowledge_positions
+        self._failed(session, positions[:most], failure)
+        if len(positions) > most:
+            self._acknowledging.spawn(self._failed_too(session, positions[most:], failure))
+
+    async def _failed_too(
+        self, session: ConsumerSession, positions: Sequence[MessagePosition], failure: Failure
+    ) -> None:
+        """More than others are to wait for at once."""
+        most = self._limits.acknowledge_positions
+        for start in range(0, len(positions), most):
+            await asyncio.sleep(0)
+            if not session.closed:
+                self._failed(session, positions[start : start + most], failure)
+
+    def _failed(
+        self, session: ConsumerSession, positions: Sequence[MessagePosition], failure: Failure
+    ) -> None:
         lost = []
-        for position in positions[: self._limits.acknowledge_positions]:
+        for position in positions:
             key = (position.ledger_id, position.entry_id)
             flight = self.dispatcher.flights.get(key)
             if flight is not None:

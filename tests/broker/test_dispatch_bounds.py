@@ -109,3 +109,16 @@ async def test_what_failed_and_is_looked_up_is_not_out_twice_when_it_was_deliver
         await settle()
 
         assert two.payloads == [b"0", b"1", b"2"]
+
+
+async def test_more_failures_at_once_than_may_be_looked_at_are_all_heard() -> None:
+    async with world() as made:
+        node = await made.broker(limits=BrokerLimits(acknowledge_positions=2))
+        one = await Subscriber.open(node, shared=True)
+        await (await Publisher.open(node)).publish(*(b"%d" % number for number in range(7)))
+        await one.receive(7)
+
+        one.session.negative(positions_of(one.deliveries), 60_000)
+        await settle()
+
+        assert (await subscription_of(node)).snapshot_stats().delayed == 7
