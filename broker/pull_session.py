@@ -60,6 +60,7 @@ class PullSession:
         self._most_bytes = 0
         self._arrived: asyncio.Future[None] | None = None
         self._leases: dict[Key, list[Lease]] = {}
+        self._epoch = 0
         self._ended: MagnetarError | None = None
         self.calls = 0
         """Waiting, or at work."""
@@ -74,6 +75,11 @@ class PullSession:
 
     def deliver(self, deliveries: list[Delivery]) -> None:
         """The dispatcher has chosen these for it."""
+        if deliveries[-1].epoch != self._epoch:
+            # A seek: whatever went out before it is out no more.
+            self._epoch = deliveries[-1].epoch
+            self._take()
+            self._leases.clear()
         self._collected += deliveries
         self._collected_bytes += sum(len(one.entry) for one in deliveries)
         self._answer(None)

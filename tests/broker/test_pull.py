@@ -223,6 +223,24 @@ async def test_a_lease_is_extended_for_as_long_as_it_lasts() -> None:
             await puller.settle(extend=[first], lease_s=10.0)
 
 
+async def test_leases_of_before_a_seek_end_none_of_after_it() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await filled(node, 2, batch=2)
+        puller = Puller(node)
+        assert await puller.pull(2, lease_s=10) == numbered(0, 1)
+
+        subscription = (await node.topic()).state.subscriptions["s"]
+        await subscription.seek(None, InitialPosition.EARLIEST, 0)
+        assert await puller.pull(2, lease_s=100) == numbered(0, 1)
+        await puller.time_passes(11)
+        assert await puller.pull(2) == []
+
+        await puller.time_passes(100)
+        assert await puller.pull(2) == numbered(0, 1)
+        assert puller.counts == [1]
+
+
 async def test_what_is_given_back_comes_again_counted_or_not() -> None:
     async with world() as made:
         node = await made.broker()
