@@ -22,6 +22,8 @@ TURN_STEPS = 5_000
 """A step is one value or operator of an expression at one message, or some bytes of its
 properties, and costs about 1 µs on a busy core."""
 PROPERTY_BYTES_A_STEP = 16
+COMPARISONS_A_STEP = 1_600
+"""Characters of a text held against those of a pattern with `_`."""
 ENTRY_COST_BYTES = 100
 """What handing out an entry costs beside its bytes."""
 
@@ -112,7 +114,7 @@ class FilteredLog:
         assert entry is not None and view is not None
         if self._steps <= 0:
             return False
-        cost = wanted.steps + view.header.properties_bytes // (entry.count * PROPERTY_BYTES_A_STEP)
+        cost = wanted.steps + _texts_cost(view, wanted) // entry.count
         start = self._index
         stop = min(entry.count, start + max(self._steps // cost, 1))
         unwanted = bytearray(b"0") * (stop - start)
@@ -129,3 +131,12 @@ class FilteredLog:
         self._steps -= (stop - start + 1) * cost
         self._index = stop
         return stop == entry.count
+
+
+def _texts_cost(view: EntryView, wanted: MessageFilter) -> int:
+    """Steps, for all messages of the entry."""
+    header = view.header
+    texts_bytes = header.properties_bytes + header.columns_bytes
+    return (
+        header.properties_bytes // PROPERTY_BYTES_A_STEP
+        + texts_bytes * wanted.wildcards // COMPARISONS_A_STEP)

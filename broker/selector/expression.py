@@ -188,3 +188,11 @@ def height_of(expression: Expression) -> int:
 def size_of(expression: Expression) -> int:
     """How many expressions it consists of, the options of IN left out."""
     return sum(map(len, _levels(expression)))
+
+
+def wildcards_of(expression: Expression) -> int:
+    """Characters of all patterns with `_`, each of which may be held against every place of a
+    text."""
+    return sum(
+        len(one.pattern) for level in _levels(expression) for one in level
+        if isinstance(one, Like) and "_" in one.pattern)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker.selector.evaluation import Condition, condition_of
-from broker.selector.expression import Expression, FieldName, size_of
+from broker.selector.expression import Expression, FieldName, size_of, wildcards_of
 from broker.selector.parser import parse_expression
 from broker.selector.tags import parse_tags
 from magnetar.entry import EntryView
@@ -25,7 +25,9 @@ class MessageFilter:
     expression_text: str = field(compare=False)
     condition: Condition | None = field(compare=False, repr=False)
     steps: int = field(compare=False)
-    """What a decision about one message costs at most."""
+    """What a decision about one message costs at most, but for its texts."""
+    wildcards: int = field(compare=False)
+    """See `wildcards_of`."""
 
     def __str__(self) -> str:
         parts = []
@@ -53,6 +55,7 @@ def parse_filter(tags: str, expression: str) -> MessageFilter | None:
         expression if parsed is not None else "",
         None if parsed is None else condition_of(parsed),
         2 if parsed is None else 2 + size_of(parsed),
+        0 if parsed is None else wildcards_of(parsed),
     )
 
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from crc32c import crc32c
 
 from broker import filtered_log
 from broker.conversation import Delivery, InitialPosition, MessagePosition, OpenConsumer
+from broker.filtered_log import FilteredLog
 from broker.selector import MessageFilter, parse_filter
-from magnetar.entry import Codec, Columns, EntryView, Flag, encode_batch, parse_prefix
+from broker.stored_entry import StoredEntry
+from magnetar.entry import (
+    Codec,
+    Columns,
+    EntryView,
+    Flag,
+    Prefix,
+    encode_batch,
+    encode_prefix,
+    parse_prefix,
+)
 from magnetar.errors import ConsumerBusy
 from magnetar.picked_view import PickedView
 from tests.broker.world import (
@@ -264,6 +276,37 @@ async def test_long_batches_are_gone_through_in_turns(monkeypatch: pytest.Monkey
         await until(lambda: len(received(subscriber)) >= 100)
         assert received(subscriber) == [b"%d" % n for n in range(7, 1_000, 10)]
         assert await backlog(node) == 100
+
+
+class OneEntry:
+    """A log of one entry."""
+
+    def __init__(self, entry: StoredEntry) -> None:
+        self.left = [entry]
+
+    def next(self) -> StoredEntry | None:
+        return self.left.pop() if self.left else None
+
+
+@pytest.mark.parametrize("columns", [
+    Columns(properties=[{"n": "a" * 8_000}] * 100), Columns(partition_keys=["a" * 8_000] * 100),
+], ids=["property", "key"])
+def test_what_takes_long_to_compare_is_gone_through_in_more_turns(columns: Columns) -> None:
+    host = SimpleNamespace(passed_over=lambda _entry, _mask: None)
+    turns = {}
+    for name, pattern in (("plain", "%" + "a" * 250 + "b"), ("wild", "%_" + "a" * 250 + "b")):
+        body = encode_prefix(Prefix(0, 1, 0)) + encode_batch(
+            "p", 0, [b""] * 100, publish_time_ms=1, columns=columns)
+        woken: list[None] = []
+        log = FilteredLog(
+            OneEntry(StoredEntry(1, 0, 0, 100, 1, body)), host,  # type: ignore[arg-type]
+            lambda woken=woken: woken.append(None))  # type: ignore[misc]
+        log.filter = wanted("*", f"n LIKE '{pattern}' OR key LIKE '{pattern}'")
+        while log.next() is None and log._entry is not None:
+            log.begin_turn()
+        turns[name] = len(woken)
+
+    assert turns["wild"] >= 50 > 12 >= turns["plain"]
 
 
 async def test_what_cannot_be_read_is_delivered_as_it_is() -> None:
