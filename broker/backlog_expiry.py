@@ -62,10 +62,13 @@ class BacklogExpiry:
         if self._quiet_until_ms is None or now_ms < self._quiet_until_ms:
             return
         self._expiry.begin_turn()
+        before = host.backlog_messages
         ttl_ms = host.policies.message_ttl_ms
         if ttl_ms and not host.policies.dead_letter_expired:
             await self._expire_until(now_ms - ttl_ms)
         await self._read_head()
+        if host.backlog_messages < before:
+            host.wake()  # what expired may have counted as delivered
 
     async def expire_older_than(self, age_ms: int) -> int:
         """Give up what was appended longer ago, but for what is at consumers; answers how many
@@ -73,6 +76,7 @@ class BacklogExpiry:
         self._expiry.begin_turn()
         before = self._host.backlog_messages
         await self._expire_until(self._clock.wall_ms() - age_ms)
+        self._host.wake()
         return before - self._host.backlog_messages
 
     def changed(self) -> None:

@@ -122,3 +122,24 @@ async def test_more_failures_at_once_than_may_be_looked_at_are_all_heard() -> No
         await settle()
 
         assert (await subscription_of(node)).snapshot_stats().delayed == 7
+
+
+async def test_what_expires_while_it_waits_makes_room_at_once() -> None:
+    async with world() as made:
+        node = await made.broker(policies=TopicPolicies(max_unacked_messages_per_subscription=2))
+        one = await Subscriber.open(node, shared=True)
+        publisher = await Publisher.open(node)
+        publisher.session.publish(publisher.batch(
+            b"0", b"1", b"2", expires_after_ms=[60_000, 60_000, 0]))
+        await one.receive(2)
+        one.session.negative(positions_of(one.deliveries), 3_600_000)
+        await settle()
+        assert one.payloads == [b"0", b"1"]
+
+        node.clock.wall_offset_ms = 61_000
+        expiry = (await subscription_of(node)).backlog_expiry
+        await expiry.run()
+        await expiry.run()
+        await settle()
+
+        assert one.payloads == [b"0", b"1", b"2"]
