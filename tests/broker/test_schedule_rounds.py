@@ -173,3 +173,16 @@ def test_a_mark_tells_its_topic_and_its_ledger(local: str) -> None:
     path = paths.scheduled_topic(name, LedgerId(77))
 
     assert paths.scheduled_topic_of(path.rpartition("/")[2]) == (name, 77)
+
+
+async def test_a_broker_whose_session_was_lost_loads_it_again() -> None:
+    async with world() as made:
+        node = await scheduled_in_an_hour(made)
+        incarnation = node.broker.incarnation
+
+        node.session.expire()
+        await until(lambda: not node.broker.serving)
+        await until(lambda: node.broker.serving)
+        assert node.broker.incarnation != incarnation
+
+        await fires(node)

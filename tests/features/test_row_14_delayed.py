@@ -95,3 +95,29 @@ async def test_it_fires_though_nobody_asks_for_its_topic(
     for name in () if restarted else killed:
         await cluster.restart(name)
     assert due_ms <= stored.append_timestamp < asked_ms
+
+
+async def test_a_producer_may_mix_them_with_others_while_its_owner_dies(
+    cluster: FeatureCluster, topic: str
+) -> None:
+    async with client_of(cluster) as client:
+        consumer = await client.subscribe(
+            topic, "s", initial_position=InitialPosition.Earliest)
+        producer = await client.create_producer(topic, "p")
+        due_ms = now_ms() + 1_000
+        tickets = []
+        killed = ""
+        for number in range(300):
+            if number == 150:
+                killed = await kill_owner(cluster, topic)
+            tickets.append(producer.send(
+                b"%d" % number, deliver_at=None if number % 3 else due_ms + number))
+        for ticket in tickets:
+            await ticket
+        received = [int((await consumer.receive(30_000)).data) for _ in range(300)]
+        await cluster.restart(killed)
+
+    at_once = [number for number in received if number % 3]
+    later = [number for number in received if not number % 3]
+    assert at_once == sorted(at_once) and later == sorted(later)
+    assert sorted(received) == list(range(300))
