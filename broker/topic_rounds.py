@@ -19,6 +19,7 @@ from magnetar.errors import InvalidArgument, MagnetarError
 from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
 from metadata.brokers import BrokerDirectory
+from metadata.partitioned_topics import PartitionedTopicRecord, PartitionedTopicRepository
 from metadata.store import MetadataStore
 from metadata.tenants import NamespaceRepository, TenantRepository
 from metadata.topics import NO_LEDGER_ID, TopicRecord, TopicRepository
@@ -58,6 +59,11 @@ class TopicRounds:
         self._finish_deletion = finish_deletion
         self._clock = clock
         self._limits = limits
+        self._partitioned = PartitionedTopicRepository(store)
+        self._ending: set[str] = set()
+        """Partitioned topics whose deletion was under way in the last round."""
+        self.finish_partitioned: Visit = _nobody_can
+        """Goes on with such a deletion; set by who administers topics at other brokers too."""
         self._visited: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self.visits = 0
         """Topics loaded for their maintenance alone."""
@@ -75,12 +81,14 @@ class TopicRounds:
 
     async def walk(self) -> None:
         """One round. Raises what the metadata store raises."""
+        seen, self._ending = self._ending, set()
         async for name in self._mine():
             await self._clock.sleep(1 / self._limits.topic_round_reads_a_second)
             try:
                 record, _ = await self._topics.get(name.full)
             except InvalidArgument:
-                continue  # partitioned: its partitions come by themselves
+                await self._finish_if_ending(name, is_stuck=name.full in seen)
+                continue  # its partitions come by themselves
             except MagnetarError as error:
                 _log.info("%s is not looked at in this round: %s", name, error)
                 continue
@@ -89,6 +97,19 @@ class TopicRounds:
                     await self._visit(name, record)
             except MagnetarError as error:
                 _log.info("%s is not visited in this round: %s", name, error)
+
+    async def _finish_if_ending(self, name: TopicName, *, is_stuck: bool) -> None:
+        """Of a partitioned topic; whoever began its deletion gets a round's time to end it."""
+        try:
+            record = await self._partitioned.read(name.full)
+            if not isinstance(record, PartitionedTopicRecord) or not record.deleting:
+                return
+            self._ending.add(name.full)
+            if is_stuck:
+                _log.info("goes on with the deletion of %s", name)
+                await self.finish_partitioned(name.full)
+        except MagnetarError as error:
+            _log.info("the deletion of %s is not gone on with in this round: %s", name, error)
 
     async def _mine(self) -> AsyncIterator[TopicName]:
         """This broker's share of all topics that it has not loaded."""
@@ -129,6 +150,10 @@ class TopicRounds:
         self.visits += 1
         await (self._finish_deletion if record.deleting else self._open_topic)(name.full)
         await self._clock.sleep(1 / self._limits.topic_round_visits_a_second)
+
+
+async def _nobody_can(_topic: str) -> None:
+    """Stays as it is until somebody asks for the deletion again."""
 
 
 def dues_ms_of(record: TopicRecord, policies: TopicPolicies) -> list[int]:

@@ -35,7 +35,13 @@ def administration_of(
     here = LocalAdministration(broker, clock)
     catalog = AdministeredCatalog(store, broker.catalog, broker.directory)
     routing = Routing(broker, here, peer, clock, catalog.partitions_of)
-    return Administration(RoutedAdministration(catalog, routing), here)
+    everywhere = RoutedAdministration(catalog, routing)
+
+    async def finish(topic: str) -> None:
+        await everywhere.topics.delete(topic, force=True)
+
+    broker.rounds.finish_partitioned = finish
+    return Administration(everywhere, here)
 
 
 def admin_service(

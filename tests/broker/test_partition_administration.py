@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from broker.administration.routed import RoutedAdministration
+from broker.settings import BrokerLimits
 from magnetar.admin.topic_values import TopicSummary
 from magnetar.enums import InitialPosition
 from magnetar.errors import (
+    AlreadyExists,
     InvalidArgument,
     OperationTimeout,
     ResourceExists,
@@ -21,6 +23,12 @@ from magnetar.errors import (
 )
 from magnetar.message_id import MessageId
 from magnetar.topic import TopicName
+from metadata.tenants import (
+    NamespaceRecord,
+    NamespaceRepository,
+    TenantRecord,
+    TenantRepository,
+)
 from metadata.topics import TopicRepository
 from tenants.administration import TenantAdministration
 from tenants.policy_view import PolicyView
@@ -32,11 +40,13 @@ EARLIEST = InitialPosition.Earliest
 
 
 @asynccontextmanager
-async def two_brokers() -> AsyncIterator[tuple[list[Node], RoutedAdministration]]:
+async def two_brokers(
+    limits: BrokerLimits | None = None,
+) -> AsyncIterator[tuple[list[Node], RoutedAdministration]]:
     """With a topic of three partitions, of which the first two hold a message each."""
     async with world() as made:
         between = Directly()
-        nodes = [await made.broker("b1"), await made.broker("b2")]
+        nodes = [await made.broker(name, limits=limits) for name in ("b1", "b2")]
         administrations = [between.add(node) for node in nodes]
         await administrations[0].topics.topics.create(TOPIC, 3)
         for number in range(2):
@@ -212,3 +222,23 @@ async def test_a_deletion_goes_on_when_it_is_asked_for_again() -> None:
         await admin.topics.delete(TOPIC, force=True)
 
         assert (await admin.topics.list("public/default")).topics == ()
+
+
+async def test_or_goes_on_by_itself_when_nobody_asks() -> None:
+    async with two_brokers(BrokerLimits(topic_round_reads_a_second=1e6)) as (nodes, _):
+        for made in (
+            TenantRepository(nodes[0].session).create(TenantRecord("public")),
+            NamespaceRepository(nodes[0].session).create(NamespaceRecord("public", "default")),
+        ):
+            with suppress(AlreadyExists):
+                await made
+        names = TopicRepository(nodes[0].session)
+        await nodes[0].broker.catalog.close_partitions(TopicName.parse(TOPIC))
+
+        for node in nodes:
+            await node.broker.rounds.walk()
+        assert TOPIC in await names.list("public", "default")  # whoever began may be at it
+        for node in nodes:
+            await node.broker.rounds.walk()
+
+        assert await names.list("public", "default") == []
