@@ -477,4 +477,20 @@ CATALOG: tuple[Mutant, ...] = (
          "                if known is None and place is None:\n"),
         workload="cluster",
     ),
+    _mutant(
+        "cancelled_message_listed",
+        "a list of what waits does not see that a flush took tombs away while it read runs",
+        ("broker/schedule/schedule.py",
+         "            if runs != list(core.runs.values()):\n                bound = after",
+         "            if len(runs) > len(core.runs):\n                bound = after"),
+        workload="cluster",
+    ),
+    _mutant(
+        "run_dropped_while_it_is_merged",
+        "a run all of which fired is dropped while one is made of it, which is tried for ever",
+        ("broker/schedule/upkeep.py",
+         " or run.ledger_id in self._merged\n",
+         "\n"),
+        workload="cluster",
+    ),
 )
