@@ -19,7 +19,7 @@ SPAN_S: Final = 1_800.0
 BURST: Final = 10_000
 OVERDUE: Final = 1_000_000
 QUICK_SHARE: Final = 100
-FILL_PER_S: Final = 20_000
+FILL_PER_S: Final = 30_000
 """Slower than it goes: how far ahead the first one is due."""
 LIMIT_S: Final = 7_200.0
 POLL_S: Final = 1.0
