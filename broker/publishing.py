@@ -6,7 +6,6 @@ the log, and acknowledged once Qa bookies hold it.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -48,6 +47,7 @@ from magnetar.errors import (
 )
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Buffer
+from magnetar.waiters import Waiters
 from tenants.policies import TopicPolicies
 
 
@@ -117,7 +117,7 @@ class Publishing:
         self._names_given = 0
         self._held_bytes = 0
         """Of batches that wait for earlier ones of their producer in the other lane."""
-        self._room_waiters: list[asyncio.Future[None]] = []
+        self._for_room_or_end = Waiters()
 
     @property
     def name(self) -> str:
@@ -234,12 +234,7 @@ class Publishing:
         while not is_stored:
             self._host.refuse_if_closing()
             # Woken as well by every other batch, and by the end of the topic.
-            await self._room_or_end()
-
-    async def _room_or_end(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._room_waiters.append(waiter)
-        await waiter
+            await self._for_room_or_end.wait()
 
     def producer_closed(self, session: ProducerSession, *, for_good: bool) -> None:
         """Called by the session when its stream ended."""
@@ -390,7 +385,7 @@ class Publishing:
         """Wait until all that was appended is stored; raises NotOwner when the topic closes."""
         while self._log.pending_entries or self.delayed.pending_bytes:
             self._host.refuse_if_closing()
-            await self._room_or_end()
+            await self._for_room_or_end.wait()
 
     def _release_if_room(self) -> None:
         if self.pending_bytes <= self._limits.pending_publish_bytes // 2:
@@ -399,7 +394,7 @@ class Publishing:
     async def until_uncongested(self) -> None:
         """Wait for room; returns as well when the topic closes."""
         while self.congested and not self._host.closing:
-            await self._room_or_end()
+            await self._for_room_or_end.wait()
 
     def end(self, error: MagnetarError) -> None:
         """The topic ends here: end every producer, and whoever waits."""
@@ -410,10 +405,7 @@ class Publishing:
 
     def release_waiters(self) -> None:
         """Let those look again who wait for room."""
-        waiters, self._room_waiters = self._room_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._for_room_or_end.wake()
 
 
 def _taken_over(name: str, same_producer: bool) -> MagnetarError:

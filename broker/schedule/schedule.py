@@ -52,6 +52,7 @@ from magnetar.errors import (
 from magnetar.ids import EntryId, LedgerId
 from magnetar.runtime.clock import Clock
 from magnetar.runtime.network import Buffer
+from magnetar.waiters import Waiters
 
 REPLAY_ENTRIES = 256
 REPLAY_BYTES = 4 << 20
@@ -115,7 +116,7 @@ class Schedule:
         """Fired entries on their way into the log."""
         self._timer: asyncio.Handle | None = None
         self._stopped = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._something_stored = Waiters()
         self._requests = Requests(self)
         self._pauses = 0
         """Nothing new is fired while there are any."""
@@ -177,7 +178,7 @@ class Schedule:
         self._loader.stop()
         self._upkeep.stop()
         self._memory.left(self)
-        self._wake()
+        self._something_stored.wake()
 
     @property
     def blocked_reason(self) -> str | None:
@@ -282,7 +283,7 @@ class Schedule:
             on_stored(result)
             self._host.entry_stored(len(body))
             self._memory.changed(self)
-            self._wake()
+            self._something_stored.wake()
             self.fire()
 
         self._store.append(body, done)
@@ -478,7 +479,7 @@ class Schedule:
         self._host.entry_stored(len(result.body))
         self._host.something_stored()
         self._memory.changed(self)
-        self._wake()
+        self._something_stored.wake()
         self.fire()
 
     def _arm(self) -> None:
@@ -521,13 +522,5 @@ class Schedule:
     async def until_something_is_stored(self) -> None:
         """A record, or a fired entry; raises NotOwner when the topic closes."""
         self._host.refuse_if_closing()
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        await waiter
+        await self._something_stored.wait()
         self._host.refuse_if_closing()
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)

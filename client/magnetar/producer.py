@@ -32,6 +32,7 @@ from magnetar.ticket import Ticket, Tickets, announce, settled
 from magnetar.together import until_one_fails
 from magnetar.topic import TopicName
 from magnetar.topic_schedule import TopicSchedule
+from magnetar.waiters import Waiters
 from magnetar.wire import broker_pb2 as pb
 from magnetar.wire.errors import RETRYABLE, to_exception
 from magnetar.wire.frames import encode_batches
@@ -58,7 +59,7 @@ class Producer(Closable):
         self._stream: Stream | None = None
         self._task: asyncio.Task[None] | None = None
         self._waker: asyncio.Future[None] | None = None
-        self._room: list[asyncio.Future[None]] = []
+        self._for_room = Waiters()
         self._end: MagnetarError | None = None
         self._unseen_error: MagnetarError | None = None
         self._leaving = self._said_goodbye = False
@@ -163,7 +164,7 @@ class Producer(Closable):
         while not self._core.has_room:
             if self._end is not None:
                 raise self._end
-            await self._wait_for_room()
+            await self._for_room.wait()
 
     async def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
@@ -199,7 +200,7 @@ class Producer(Closable):
             if self._waker is not None:
                 self._wake()
             if at < count:
-                await self._wait_for_room()
+                await self._for_room.wait()
         return Tickets(parts, self._partition)
 
     async def _add_waiting(self, content: bytes, options: Options) -> Batch:
@@ -209,7 +210,7 @@ class Producer(Closable):
             try:
                 batch = self._core.add(content, options, None)
             except ProducerQueueFull:
-                await self._wait_for_room()
+                await self._for_room.wait()
             else:
                 if self._waker is not None:
                     self._wake()
@@ -418,10 +419,7 @@ class Producer(Closable):
             if isinstance(batch.outcome, MagnetarError) and batch.waiter is None:
                 self._unseen_error = self._unseen_error or batch.outcome
             announce(batch)
-        waiting, self._room = self._room, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        self._for_room.wake()
         if self.on_settled is not None:
             self.on_settled()
         self._wake()
@@ -429,11 +427,6 @@ class Producer(Closable):
     def _wake(self) -> None:
         if self._waker is not None and not self._waker.done() and self._core.sendable:
             self._waker.set_result(None)
-
-    async def _wait_for_room(self) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._room.append(future)
-        await future
 
     async def _say_goodbye(self) -> None:
         """Best effort: the broker finds out anyway."""

@@ -387,3 +387,23 @@ async def test_ready_waits_until_what_was_refused_fits(
     cluster.hold_receipts.set()
     await waiting
     await producer.send(bytes(700))
+
+
+async def test_whoever_gives_up_waiting_for_room_is_forgotten(
+    client: Client, cluster: MemoryCluster
+) -> None:
+    cluster.receipts.extend(["lose"])
+    producer = await client.create_producer("t", max_pending_bytes=100)
+    producer.send(b"x" * 100)
+    with pytest.raises(ProducerQueueFull):
+        producer.send(b"y")
+
+    waiting = [asyncio.ensure_future(producer.ready()) for _ in range(3)]
+    await asyncio.sleep(0)
+    for one in waiting[:2]:
+        one.cancel()
+    await asyncio.gather(*waiting[:2], return_exceptions=True)
+
+    assert len(producer._for_room) == 1
+    await waiting[2]
+    await producer.close()
