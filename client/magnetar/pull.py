@@ -49,6 +49,7 @@ class PullConsumer(Closable):
         self._asked_s = connections.clock.monotonic_s()
         self._logs: dict[int, PullLog] = {}
         self._next = 0
+        self._pulling: set[asyncio.Task[list[Message]]] = set()
         self._closed = False
 
     @property
@@ -95,13 +96,27 @@ class PullConsumer(Closable):
         `max_bytes` (0: as the broker likes) bounds what they are together; one message comes in
         any case. Of a partitioned topic the messages of one partition come, in turn. Raises
         EndOfTopic after the last message of a terminated topic, ConsumerBusy while an exclusive
-        subscription has another consumer.
+        subscription has another consumer, AlreadyClosed when it is closed meanwhile.
         """
         self._check_open()
         if not 1 <= max_messages <= MOST_MESSAGES:
             raise InvalidArgument(f"max_messages is 1 to {MOST_MESSAGES}")
         if not 0 <= wait_millis <= LONGEST_WAIT_MS or not 0 <= max_bytes < 1 << 32:
             raise InvalidArgument(f"wait_millis is 0 to {LONGEST_WAIT_MS}, max_bytes 0 or more")
+        pulling = asyncio.get_running_loop().create_task(
+            self._pull(max_messages, wait_millis, max_bytes))
+        self._pulling.add(pulling)
+        try:
+            return await pulling
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                self._check_open()  # it is `close` that cancelled
+            raise
+        finally:
+            self._pulling.discard(pulling)
+
+    async def _pull(self, max_messages: int, wait_millis: int, max_bytes: int) -> list[Message]:
         await self._look_for_partitions()
         logs = self._in_turn()
         if len(logs) == 1:
@@ -159,10 +174,14 @@ class PullConsumer(Closable):
         await self._settle(messages, tell)
 
     async def close(self) -> None:
-        """Give back, uncounted, what is not settled; closing twice is fine."""
+        """End the pulls that wait, and give back, uncounted, what is not settled; closing twice
+        is fine."""
         if self._closed:
             return
         self._closed = True
+        for pulling in self._pulling:
+            pulling.cancel()
+        await asyncio.gather(*self._pulling, return_exceptions=True)
         await all_done(log.leave() for log in self._logs.values())
 
     # Inside.

@@ -224,6 +224,26 @@ async def test_a_topic_that_was_at_its_end_is_pulled_again_after_a_seek() -> Non
         assert sorted(contents(found[0] + found[1])) == [b"0", b"1"]
 
 
+@pytest.mark.parametrize("partitions", [0, 2])
+async def test_closing_ends_a_pull_that_waits(partitions: int) -> None:
+    async with world() as made, served(made) as broker, Client(broker.url) as client:
+        await broker.node.broker.catalog.create_topic(TopicName.parse("orders"), partitions)
+        puller = await client.create_puller("orders", "s", initial_position=EARLIEST)
+        waiting = asyncio.ensure_future(puller.pull(wait_millis=30_000))
+        registry = broker.node.broker.registry
+        await until(lambda: sum(one.pulls.calls for one in registry.all()) == max(partitions, 1))
+
+        await puller.close()
+
+        with pytest.raises(AlreadyClosed):
+            await waiting
+        await until(lambda: not any(one.pulls.calls for one in registry.all()))
+        await send(client, b"a")
+        async with await client.create_puller("orders", "s") as other:
+            [message] = await other.pull(wait_millis=5_000)
+            assert message.redelivery_count == 0
+
+
 class ScriptedLog:
     """Answers a call that waits with what it was told to, at once."""
 
