@@ -224,6 +224,8 @@ class MultiTopicConsumer(Consumer):
         """Delete the subscription of every topic, then close."""
         self._refuse_if_ended()
         await self._members.for_all(lambda one: one.unsubscribe())
+        await self._members.open_no_more()
+        await self._members.for_all(lambda one: one.unsubscribe())  # of what came meanwhile
         await self.close()
 
     async def close(self) -> None:

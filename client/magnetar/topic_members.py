@@ -54,6 +54,7 @@ class TopicMembers(Generic[Link]):
         self._told: set[str] = set()
         """That they cannot be opened was told."""
         self._changed = asyncio.Event()
+        self._opening = asyncio.Lock()
         self._unwatch: list[Callable[[], None]] = []
         self._following: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -106,6 +107,11 @@ class TopicMembers(Generic[Link]):
             await self.for_all(self._close)
         finally:
             await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def open_no_more(self) -> None:
+        """Returns when what is being opened is open, or could not be."""
+        async with self._opening:
+            self._stop_following()
 
     def _stop_following(self) -> asyncio.Task[None] | None:
         for cancel in self._unwatch:
@@ -185,8 +191,9 @@ class TopicMembers(Generic[Link]):
                 if full not in self.links and full not in self._ended
             ]
             clock, settings = self._connections.clock, self._connections.settings
-            errors = await self._open_some(
-                missing, clock.monotonic_s() + settings.operation_timeout_s, later=True)
+            async with self._opening:
+                errors = await self._open_some(
+                    missing, clock.monotonic_s() + settings.operation_timeout_s, later=True)
             for full, error in errors.items():
                 if self._is_gone(error):
                     continue  # until its end, or its new beginning, is told

@@ -251,6 +251,28 @@ async def test_what_a_member_that_ended_gave_is_not_said_to_be_acknowledged(
     consumer.give_back([message])
 
 
+async def test_no_subscription_is_left_on_a_topic_that_comes_during_the_unsubscription(
+    here: Place,
+) -> None:
+    await here.create("orders-a")
+    consumer = await here.client.subscribe(subscription_name="s", pattern=ORDERS)
+    bookies = [here.world.ground.bookies[name] for name in ("k1", "k2", "k3")]
+    for bookie in bookies:
+        bookie.held = True
+    unsubscribing = asyncio.create_task(consumer.unsubscribe())
+    await until(lambda: any(bookie.waiting for bookie in bookies))
+    held = sum(len(bookie.waiting) for bookie in bookies)
+    await here.create("orders-b")
+    await until(lambda: sum(len(bookie.waiting) for bookie in bookies) > held)
+
+    for bookie in bookies:
+        bookie.release()
+    await unsubscribing
+
+    for name in ("orders-a", "orders-b"):
+        assert not (await here.broker.node.topic(full(name))).subscriptions()
+
+
 @pytest.mark.parametrize("first", ["pause", "resume"])
 async def test_a_topic_that_opens_meanwhile_is_paused_and_resumed_with_the_others(
     here: Place, first: str
