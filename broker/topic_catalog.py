@@ -140,6 +140,15 @@ class TopicCatalog:
         await self.tell_changed(name)
         return [name.with_partition(number) for number in range(record.partitions)]
 
+    async def ends(self, name: TopicName) -> bool:
+        """Whether the partitioned topic is being deleted, or gone; so is one whose name belongs
+        to a plain topic now."""
+        try:
+            record = await self._partitioned.read(name.full)
+        except NotFound:
+            return True
+        return isinstance(record, TopicRecord) or record.deleting
+
     async def forget_topic(self, name: TopicName) -> None:
         """Delete a partitioned topic's record, its partitions being gone. Raises TopicNotFound."""
         try:

@@ -52,6 +52,10 @@ class TopicLifecycle:
         has begun it is finished by whoever comes across the topic next, should this broker fail.
         """
         found = await self._existing(topic)
+        name = TopicName.parse(topic)
+        # Asked after it was found: a partition made later is one of a topic made again.
+        if name.partition >= 0 and not await self._catalog.ends(name.base):
+            raise ResourceInUse(f"{name.full} is a partition, and goes with {name.base.full}")
         if not force:
             _refuse_if_used(found)
         task = self._registry.end(found, self._delete(found))

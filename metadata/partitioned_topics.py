@@ -123,6 +123,8 @@ class PartitionedTopicRepository:
         check_partitions(partitions)
 
         def grown(record: PartitionedTopicRecord) -> PartitionedTopicRecord:
+            if record.deleting:
+                raise NotFound(f"{name} is being deleted")
             if record.partitions > partitions:
                 raise InvalidArgument(
                     f"{name} has {record.partitions} partitions; their number never falls"
@@ -136,9 +138,12 @@ class PartitionedTopicRepository:
         return await self._change(name, lambda record: replace(record, deleting=True))
 
     async def delete(self, name: str) -> None:
-        """Delete the record; the partitions are the caller's to see to, before. Raises NotFound,
-        also for a plain topic, and BadVersion when the topic changed meanwhile."""
-        _, version = await self.get(name)
+        """Delete the record, which is marked as deleting; the partitions are the caller's to see
+        to, before. Raises NotFound, also for a plain topic and for one that was made again, and
+        BadVersion when the topic changed meanwhile."""
+        record, version = await self.get(name)
+        if not record.deleting:
+            raise NotFound(f"{name} is not being deleted")
         await self._nodes.delete(name, version)
         await self._leave_index(name)
 

@@ -37,10 +37,7 @@ def administration_of(
     routing = Routing(broker, here, peer, clock, catalog.partitions_of)
     everywhere = RoutedAdministration(catalog, routing)
 
-    async def finish(topic: str) -> None:
-        await everywhere.topics.delete(topic, force=True)
-
-    broker.rounds.finish_partitioned = finish
+    broker.rounds.finish_partitioned = everywhere.topics.finish_deletion
     return Administration(everywhere, here)
 
 

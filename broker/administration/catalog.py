@@ -9,7 +9,7 @@ from broker.administration.limits import PROPERTIES_BYTES
 from broker.administration.listing import check_page, page_of, split_namespace
 from broker.topic_catalog import TopicCatalog
 from magnetar.admin.topic_values import TopicInfo, TopicPage, TopicSummary
-from magnetar.errors import InvalidArgument, NotFound, NotSupported, ResourceNotFound
+from magnetar.errors import BadVersion, InvalidArgument, NotFound, NotSupported, ResourceNotFound
 from magnetar.topic import TopicName
 from metadata.brokers import BrokerDirectory
 from metadata.partitioned_topics import PartitionedTopicRecord
@@ -55,10 +55,17 @@ class AdministeredCatalog:
         """Begin the deletion of a partitioned topic: no partition comes into being any more."""
         await self._catalog.close_partitions(name)
 
+    async def ends(self, name: TopicName) -> bool:
+        """Whether the partitioned topic is being deleted, or gone."""
+        return await self._catalog.ends(name)
+
     async def forget(self, name: TopicName) -> None:
-        """End it: its partitions are gone, now its policies and its record go."""
-        with contextlib.suppress(NotFound):
-            await self._policies.delete_topic(name.full)
+        """End it: its partitions are gone, now its policies and its record go. Raises
+        TopicNotFound when it is gone, or was made again."""
+        with contextlib.suppress(NotFound, BadVersion):
+            _, version = await self._policies.get_topic(name.full)
+            if await self._catalog.ends(name):
+                await self._policies.delete_topic(name.full, version)
         await self._catalog.forget_topic(name)
 
     async def get(self, topic: str) -> TopicInfo:

@@ -96,8 +96,17 @@ class RoutedTopics:
             _refuse_if_used(await self.stats(topic))
         # From here on no partition comes into being, and the deletion is to be finished.
         await self._catalog.close_partitions(name)
+        await self._end_partitions(name)
+
+    async def finish_deletion(self, topic: str) -> None:
+        """Go on with that of a partitioned topic, if it was interrupted."""
+        name = TopicName.parse(topic)
+        if await self._catalog.ends(name):
+            await self._end_partitions(name)
+
+    async def _end_partitions(self, name: TopicName) -> None:
         await self._routing.where_used(
-            topic, lambda owner, full: owner.topics.delete(full, True), lambda _: None
+            name.full, lambda owner, full: owner.topics.delete(full, True), lambda _: None
         )
         await self._catalog.forget(name)
 

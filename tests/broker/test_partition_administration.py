@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -242,3 +243,42 @@ async def test_or_goes_on_by_itself_when_nobody_asks() -> None:
             await node.broker.rounds.walk()
 
         assert await names.list("public", "default") == []
+
+
+async def test_who_goes_on_late_with_a_deletion_spares_the_topic_that_was_made_again() -> None:
+    async with two_brokers() as (nodes, admin):
+        lifecycle = nodes[0].broker.lifecycle
+        delete, reached, go_on = lifecycle.delete, asyncio.Event(), asyncio.Event()
+
+        async def held(topic: str, *, force: bool = False) -> None:
+            reached.set()
+            await go_on.wait()
+            await delete(topic, force=force)
+
+        lifecycle.delete = held  # type: ignore[method-assign]
+        late = asyncio.ensure_future(admin.topics.delete(TOPIC, force=True))
+        await reached.wait()
+        lifecycle.delete = delete  # type: ignore[method-assign]
+        await admin.topics.delete(TOPIC, force=True)
+        await admin.topics.create(TOPIC, 3)
+        publisher = await Publisher.open(nodes[0], "p", topic=PARTITIONS[0])
+        await publisher.publish(b"new")
+
+        go_on.set()
+        with pytest.raises((ResourceInUse, TopicNotFound)):
+            await late
+
+        await publisher.publish(b"newer")
+        assert (await admin.topics.stats(TOPIC)).messages == 2
+        with pytest.raises(TopicNotFound):
+            await nodes[0].broker.catalog.forget_topic(TopicName.parse(TOPIC))
+        await admin.topics.delete(TOPIC, force=True)
+        assert (await admin.topics.list("public/default")).topics == ()
+
+
+async def test_a_topic_that_is_being_deleted_does_not_grow() -> None:
+    async with two_brokers() as (nodes, admin):
+        await nodes[0].broker.catalog.close_partitions(TopicName.parse(TOPIC))
+
+        with pytest.raises(TopicNotFound):
+            await admin.topics.grow(TOPIC, 5)

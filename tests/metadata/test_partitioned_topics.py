@@ -132,7 +132,7 @@ async def test_what_is_created_while_it_is_deleted_stays_in_the_index(
     store = PausedStore(embedded.open_session())
     deleter = PartitionedTopicRepository(store)  # type: ignore[arg-type]
     creator = PartitionedTopicRepository(embedded.open_session())
-    await creator.create(PartitionedTopicRecord(NAME, 1))
+    await creator.create(PartitionedTopicRecord(NAME, 1, deleting=True))
     pause = store.pause(operation, path)
     deleting = asyncio.create_task(deleter.delete(NAME))
     await pause.reached.wait()
@@ -154,7 +154,7 @@ async def test_a_deletion_seen_late_does_not_hide_a_half_made_topic() -> None:
     store = PausedStore(embedded.open_session())
     creator = PartitionedTopicRepository(store)  # type: ignore[arg-type]
     deleter = PartitionedTopicRepository(embedded.open_session())
-    await deleter.create(PartitionedTopicRecord(NAME, 1))
+    await deleter.create(PartitionedTopicRecord(NAME, 1, deleting=True))
     pause = store.pause("create", paths.topic(NAME))
     creating = asyncio.create_task(creator.create(PartitionedTopicRecord(NAME, 2)))
     await pause.reached.wait()

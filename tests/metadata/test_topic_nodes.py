@@ -76,6 +76,7 @@ async def test_a_plain_topic_is_not_taken_for_the_partitioned_one_before_it(
     store = await open_session()
     plain, partitioned = TopicRepository(store), PartitionedTopicRepository(store)
     await partitioned.create(PartitionedTopicRecord(NAME, 1))
+    await partitioned.mark_deleting(NAME)
     _, version = await partitioned.get(NAME)
     await partitioned.delete(NAME)
     await plain.create(FORMER)
