@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from broker import pull_session
 from magnetar import Client, ConsumerType, InitialPosition, sync
 from magnetar.errors import (
     AlreadyClosed,
@@ -23,6 +24,12 @@ from tests.broker.test_service import channel_to, served
 from tests.broker.world import TOPIC, settle, until, world
 
 EARLIEST = InitialPosition.Earliest
+
+
+@pytest.fixture(autouse=True)
+def _reading_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine what is there takes a while to be read."""
+    monkeypatch.setattr(pull_session, "READING_S", 5.0)
 
 
 async def send(client: Client, *contents: bytes, topic: str = "orders", **options: Any) -> None:
