@@ -174,8 +174,9 @@ class Conversation:
         task.add_done_callback(self._changes.discard)
 
     async def _changed(self, request: messages.ChangeSchedule) -> None:
+        world = self._process.world
         answers: list[ScheduleAnswer] = []
-        failure = None
+        failure, owned = None, world.owner_process() is self._process
         try:
             schedule = (await self._broker.existing_topic(request.topic)).schedule
             if not request.places:
@@ -187,7 +188,10 @@ class Conversation:
                 answers = [await schedule.move(place, request.deliver_at_ms)]
         except MagnetarError as error:
             failure = error
-        self._link.send_object(messages.ScheduleAnswers(request.request_id, answers, failure))
+        owned = owned and world.owner_process() is self._process
+        self._link.send_object(
+            messages.ScheduleAnswers(request.request_id, answers, owned, failure)
+        )
 
     async def _list(self, schedule: Schedule) -> None:
         """All pages. A broker that another has replaced may not know of everything."""

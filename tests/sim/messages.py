@@ -123,8 +123,11 @@ class ChangeSchedule:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleAnswers:
+    """`by_owner`: not by a broker that was replaced and has not heard of it."""
+
     request_id: int
     answers: list[ScheduleAnswer]
+    by_owner: bool
     error: MagnetarError | None = None
 
 

@@ -94,7 +94,9 @@ class Operator(Client):
         if answer.error is not None:
             raise answer.error
         change = self._unanswered.pop(answer.request_id)
-        self.world.schedule.answered(change, answer.answers, self.world.loop.time())
+        self.world.schedule.answered(
+            change, answer.answers, self.world.loop.time(), answer.by_owner
+        )
 
 
 def _due_ms(message: Delayed, now_ms: int) -> int:

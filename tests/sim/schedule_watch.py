@@ -98,7 +98,10 @@ class ScheduleWatch:
         for name in change.names:
             self.messages[name].uncertain = True
 
-    def answered(self, change: Change, answers: Iterable[ScheduleAnswer], now_s: float) -> None:
+    def answered(
+        self, change: Change, answers: Iterable[ScheduleAnswer], now_s: float, by_owner: bool
+    ) -> None:
+        """A broker that was replaced knows of no message that came in since."""
         for name, answer in zip(change.names, answers, strict=True):
             message = self.messages[name]
             message.changing, message.changed_s = False, now_s
@@ -117,7 +120,7 @@ class ScheduleWatch:
                         self._tell(f"{name} was cancelled, and is called delivered")
                     message.due_ms = message.due_ms - {NEVER} or {NEVER}
                     message.delivered_s = now_s
-                case ScheduleAnswer.UNKNOWN:
+                case ScheduleAnswer.UNKNOWN if by_owner:
                     message.unknown_s = now_s
 
     def listed(self, places: set[SchedulePlace], asked_s: float, clock_ms: int) -> None:
