@@ -11,7 +11,7 @@ from magnetar.entry import SchedulePlace
 
 
 class ScheduleAnswer(Enum):
-    """What became of a message that was to be cancelled or moved. Each is certain."""
+    """What became of a message that was to be cancelled or moved. Each but the last is certain."""
 
     CANCELLED = "cancelled"
     """It was not delivered, and will not be: cancelled now, or before."""
@@ -21,7 +21,8 @@ class ScheduleAnswer(Enum):
     """It is in the topic's log already."""
     UNKNOWN = "unknown"
     """No such message is known here: there never was one, or it is so long ago that it was
-    delivered or cancelled that its ledger is deleted."""
+    delivered or cancelled that its ledger is deleted. The only answer that does not bind later
+    owners: a broker that was replaced and has not heard of it knows nothing of what came since."""
 
 
 @dataclass(frozen=True, slots=True)
