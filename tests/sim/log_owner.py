@@ -146,11 +146,15 @@ class LogOwner(LedgerUser):
         return done
 
     async def _check_state(self, log: ManagedLog, producer: str) -> None:
-        """A new owner sees every state record whose write was confirmed (M4)."""
+        """A new owner sees every state record whose write was confirmed (M4); one that has been
+        replaced while it opened cannot, and is fenced by its first ledger."""
         world = self.world
         confirmed = world.state_confirmed()
+        record = world.audit.topics.get(TOPIC)
+        if record is None or record.owner != log.owner:
+            confirmed = []
         records = await log.state.replay()
-        world.check_state([bytes(record) for record in records], confirmed, producer)
+        world.check_state([bytes(one) for one in records], confirmed, producer)
 
     async def _tail(self, log: ManagedLog, fenced: asyncio.Event) -> None:
         """Reads behind the appends; what is read must be in the log for good (I7)."""
