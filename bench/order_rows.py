@@ -35,11 +35,12 @@ KEYED_BACKLOG: Final = 4_000
 async def _together_per_s(url: str, topic: str, count: int) -> float:
     """Messages a second of several producers of one topic, each with its share of the count."""
     chunk = [b"x" * ORDERED_BYTES] * MESSAGES_A_CALL
+    calls = count // PRODUCERS // MESSAGES_A_CALL
     async with Client(url) as client:
         producers = [await client.create_producer(topic) for _ in range(PRODUCERS)]
 
         async def publish(producer: AnyProducer) -> None:
-            for _ in range(count // PRODUCERS // MESSAGES_A_CALL):
+            for _ in range(calls):
                 await producer.send_many(chunk)
             await producer.flush()
 
@@ -48,7 +49,7 @@ async def _together_per_s(url: str, topic: str, count: int) -> float:
             for producer in producers:
                 publishing.create_task(publish(producer))
         elapsed_s = time.perf_counter() - began_s
-    return count // PRODUCERS // MESSAGES_A_CALL * MESSAGES_A_CALL * PRODUCERS / elapsed_s
+    return calls * MESSAGES_A_CALL * PRODUCERS / elapsed_s
 
 
 async def _partitioned(url: str) -> str:
