@@ -34,7 +34,6 @@ class History:
     reason: str = ""
     holds: bool = False
 
-
     def left_s(self, now_ms: int) -> float:
         """What is left of the delay; no more than all of it, whatever clock `due_ms` is of."""
         return max(0, min(self.due_ms - now_ms, self.delay_ms)) / 1000

@@ -500,4 +500,5 @@ class ScheduleCore:
 
     def is_buried(self, mark: tuple[int, int]) -> bool:
         """Memory knows that the message under this mark, in a run, is not to fire."""
-        return any(mark in table.tombs for table in self._tables)
+        frozen = self._frozen  # asked for each message that fires from a run
+        return mark in self._active.tombs or (frozen is not None and mark in frozen.tombs)
