@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import pytest
 
@@ -26,9 +28,10 @@ from tests.broker.schedule.scheduled import (
     takeover,
     until_stored,
 )
-from tests.broker.world import Node, Publisher, settle, until, world
+from tests.broker.world import Node, Publisher, World, settle, until, world
 
 BOOKIES = ("k1", "k2", "k3")
+Result = TypeVar("Result")
 SMALL = BrokerLimits(schedule_memory_bytes=30_000)
 
 
@@ -52,6 +55,27 @@ async def flushed(topic: Topic) -> None:
     """What waits in memory is in a run."""
     topic.schedule.reduce()
     await until(lambda: not topic.schedule.is_reducing)
+
+
+async def overtaken_by_a_flush(
+    made: World, topic: Topic, asked: Coroutine[Any, Any, Result]
+) -> Result:
+    """The answer to what is asked while memory goes to a run: it reads runs before that, and
+    learns what is in them after."""
+    bookies = [made.ground.bookies[name] for name in BOOKIES]
+    for bookie in bookies:
+        bookie.held = True
+    asking = asyncio.ensure_future(asked)
+    await settle()
+    late = [answer for bookie in bookies for answer in bookie.waiting]
+    for bookie in bookies:
+        bookie.waiting.clear()
+        bookie.release()
+    await flushed(topic)
+    assert late and not asking.done()
+    for answer in late:
+        answer()
+    return await asking
 
 
 async def numbers_stored(node: Node, count: int) -> list[int]:
@@ -200,22 +224,10 @@ async def test_what_a_run_takes_over_while_another_is_looked_for_is_still_found(
         topic = await node.topic()
         await flushed(topic)
         in_memory = place_of(await schedule(publisher, (b"2", due_ms)))
-        bookies = [made.ground.bookies[name] for name in BOOKIES]
-        for bookie in bookies:
-            bookie.held = True
-        cancelling = asyncio.ensure_future(topic.schedule.cancel([in_memory, in_run]))
-        await settle()
-        late = [answer for bookie in bookies for answer in bookie.waiting]
-        for bookie in bookies:
-            bookie.waiting.clear()
-            bookie.release()
-        await flushed(topic)
-        waited = bool(late) and not cancelling.done()
-        for answer in late:
-            answer()
+        cancelled = await overtaken_by_a_flush(
+            made, topic, topic.schedule.cancel([in_memory, in_run]))
 
-        assert waited
-        assert await cancelling == [ScheduleAnswer.CANCELLED, ScheduleAnswer.CANCELLED]
+        assert cancelled == [ScheduleAnswer.CANCELLED, ScheduleAnswer.CANCELLED]
         assert topic.schedule.count == 0
 
 
@@ -228,22 +240,9 @@ async def test_what_is_cancelled_is_not_listed_though_a_run_takes_that_over_mean
         topic = await node.topic()
         await flushed(topic)
         await topic.schedule.cancel([place])
-        bookies = [made.ground.bookies[name] for name in BOOKIES]
-        for bookie in bookies:
-            bookie.held = True
-        listing = asyncio.ensure_future(topic.schedule.list())
-        await settle()
-        late = [answer for bookie in bookies for answer in bookie.waiting]
-        for bookie in bookies:
-            bookie.waiting.clear()
-            bookie.release()
-        await flushed(topic)
-        waited = bool(late) and not listing.done()
-        for answer in late:
-            answer()
+        listed = await overtaken_by_a_flush(made, topic, topic.schedule.list())
 
-        assert waited
-        assert (await listing).messages == ()
+        assert listed.messages == ()
 
 
 async def test_runs_are_merged_and_spent_ones_dropped() -> None:
