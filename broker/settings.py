@@ -62,6 +62,8 @@ class BrokerLimits:
     schedule_entry_bytes: int = 128 * KIB
     schedule_entries_in_flight: int = 4
     """Such entries of one topic on their way to the bookies; meanwhile the next collects."""
+    schedule_entry_pause_ms: float = 5.0
+    """The next one collects at least so long, where nothing more was due behind the last one."""
     memory_bytes: int = 256 * MIB
     """Messages of all non-persistent topics together; above it the oldest are dropped, first of
     the topic in which least happens."""

@@ -2,7 +2,8 @@
 
 The asyncio shell around `core`. Firing needs no task: it goes on whenever a record or a fired
 entry is stored, and by a timer at the next due time. Few fired entries are in flight at a time,
-so that what becomes due meanwhile collects in the next one.
+and after one that had all that was due there is a pause, so that what becomes due meanwhile
+collects in the next one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
+from math import ceil
 from typing import Protocol
 
 from broker.schedule.core import NOTHING, ScheduleCore, Taken
@@ -114,6 +116,8 @@ class Schedule:
         self.core = ScheduleCore()
         self._firing = 0
         """Fired entries on their way into the log."""
+        self._collects_until_s = 0.0
+        """What becomes due before goes into one entry; by the monotonic clock."""
         self._timer: asyncio.Handle | None = None
         self._stopped = False
         self._something_stored = Waiters()
@@ -444,13 +448,22 @@ class Schedule:
         if self.core.runs and now_ms >= self._look_ahead_ms:
             self._look_ahead_ms = now_ms + LOOK_AHEAD_EVERY_MS
             self._loader.load(now_ms + AHEAD_MS)
-        if not self._is_busy:
+        if not self._is_busy and self._clock.monotonic_s() >= self._collects_until_s:
             taken = self.core.take(
                 now_ms, self._limits.schedule_entry_messages, self._limits.schedule_entry_bytes
             )
             if taken is not None:
                 self._append(taken)
+                self._collect(now_ms)
         self._arm()
+
+    def _collect(self, now_ms: int) -> None:
+        """An entry costs about the same whatever is in it: once nothing more is due, wait for
+        more. What is still due goes at once."""
+        due_ms = self.core.next_due_ms
+        if due_ms is None or due_ms > now_ms:
+            pause_s = self._limits.schedule_entry_pause_ms / 1000
+            self._collects_until_s = self._clock.monotonic_s() + pause_s
 
     @property
     def _is_busy(self) -> bool:
@@ -490,7 +503,8 @@ class Schedule:
         if due_ms is None or core.held_back or self._is_busy:
             return
         if core.is_ready:
-            wait_ms = due_ms - now_ms
+            collects_ms = (self._collects_until_s - self._clock.monotonic_s()) * 1000
+            wait_ms = max(due_ms - now_ms, ceil(collects_ms))
         else:
             wait_ms = due_ms - AHEAD_MS - now_ms
             if wait_ms <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.settings import BrokerLimits
 from magnetar.entry import Codec, Columns, encode_batch
 from magnetar.errors import InvalidArgument, InvalidFrame
 from tests.broker.schedule.scheduled import (
@@ -101,6 +102,44 @@ async def test_all_messages_of_one_time_fire_in_entries_of_bounded_size() -> Non
         per_entry = [[one.mark for one in messages].count(mark)
                      for mark in {one.mark for one in messages}]
         assert max(per_entry) <= limit
+
+
+async def test_what_becomes_due_within_the_pause_behind_an_entry_goes_in_one_entry() -> None:
+    async with world() as made:
+        pause_ms = HOUR_MS
+        node = await made.broker(limits=BrokerLimits(schedule_entry_pause_ms=pause_ms))
+        publisher = await Publisher.open(node)
+        now_ms = node.clock.wall_ms()
+        times_ms = [now_ms + minutes * 60_000 for minutes in (1, 2, 3)]
+        await schedule(publisher, *((b"%d" % due_ms, due_ms) for due_ms in times_ms))
+        await pass_time(node, 60_000)
+        await until_stored(node, 1)
+
+        await pass_time(node, 60_000)
+        await pass_time(node, 60_000)
+        await settle()
+        within = len(await stored(node))
+        node.clock.ahead_s += pause_ms / 1000
+        await pass_time(node, 0)
+        messages = await until_stored(node, 3)
+
+        assert within == 1
+        assert [one.mark.due_ms for one in messages if one.mark] == [
+            times_ms[0], times_ms[2], times_ms[2]]
+
+
+async def test_what_is_due_already_does_not_wait_for_the_pause() -> None:
+    async with world() as made:
+        node = await made.broker(limits=BrokerLimits(schedule_entry_pause_ms=HOUR_MS))
+        publisher = await Publisher.open(node)
+        due_ms = node.clock.wall_ms() + 60_000
+        count = 2 * node.broker.settings.limits.schedule_entry_messages + 1
+
+        await schedule(publisher, *((b"%d" % number, due_ms) for number in range(count)))
+        await pass_time(node, 60_000)
+        messages = await until_stored(node, count)
+
+        assert [int(one.payload) for one in messages] == list(range(count))
 
 
 async def test_a_message_ten_years_ahead_waits_for_them() -> None:
