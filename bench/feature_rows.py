@@ -17,6 +17,7 @@ from bench.load import Paced
 from bench.magnetar_rows import in_loop, new_topic, next_number, resident_mb
 from bench.order_rows import global_order, scaling_up
 from bench.percentiles import Figures, latencies_ms
+from bench.scheduled_killed import scheduled_killed
 from bench.scheduled_rows import overdue, scheduled
 from bench.soak import soak
 from demo.cluster import ProcessCluster, tree_environment
@@ -264,6 +265,7 @@ MEASURES: Final[dict[str, Callable[[ProcessCluster, bool], Figures]]] = {
     "slow-consumers": slow_consumers,
     "soak": soak,
     "scheduled": scheduled,
+    "scheduled-killed": scheduled_killed,
     "overdue": overdue,
 }
 """By the name of their row in `bench.rows`."""

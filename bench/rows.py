@@ -169,6 +169,15 @@ ROWS: Final = (
         runs=1,
     ),
     Row(
+        "scheduled-killed", "10 million scheduled at 5,000/s, owner and a bookie killed meanwhile",
+        Kind.FEATURE,
+        (
+            Target("missing", most=0), Target("repeated", most=0), Target("early", most=0),
+            Target("out_of_order", most=0), Target("brokers_mb", most=300),
+        ),
+        runs=1,
+    ),
+    Row(
         "overdue", "a million overdue after all brokers were stopped", Kind.FEATURE,
         (
             Target("overdue_per_s", least=20_000), Target("early", most=0),

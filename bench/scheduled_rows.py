@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Final
 
 from bench.magnetar_rows import new_topic, next_number, resident_mb
@@ -26,7 +27,8 @@ POLL_S: Final = 1.0
 STOPPED_S: Final = 3.0
 
 
-def _child(cluster: ProcessCluster, role: str, topic: str, **options: int) -> Child:
+def child(cluster: ProcessCluster, role: str, topic: str, **options: int) -> Child:
+    """A client of `bench.scheduled_load` in a process of its own."""
     command = [sys.executable, "-m", "bench.scheduled_load", role, cluster.service_url, topic]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
@@ -34,17 +36,28 @@ def _child(cluster: ProcessCluster, role: str, topic: str, **options: int) -> Ch
     return start(role, command, log, tree_environment())
 
 
-def _wait(child: Child, owner: int, peak_mb: list[float]) -> Figures:
-    """The child's figures; the owner's memory is looked at all the while."""
+def finished(client: Child, look: Callable[[], None]) -> Figures:
+    """The client's figures, once it ended; `look` is called all the while. Raises ValueError."""
     deadline_s = time.monotonic() + LIMIT_S
-    while child.alive and time.monotonic() < deadline_s:
-        peak_mb.append(resident_mb(owner))
+    while client.alive and time.monotonic() < deadline_s:
+        look()
         time.sleep(POLL_S)
-    child.process.wait(1)
-    if child.process.returncode:
-        raise ValueError(f"{child.name} ended badly: {child.log_end()}")
-    figures: Figures = json.loads(child.log_end().splitlines()[-1])
+    client.process.wait(1)
+    if client.process.returncode:
+        raise ValueError(f"{client.name} ended badly: {client.log_end()}")
+    figures: Figures = json.loads(client.log_end().splitlines()[-1])
     return figures
+
+
+class _Peak:
+    """The most memory that a process held."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.mb = 0.0
+
+    def look(self) -> None:
+        self.mb = max(self.mb, resident_mb(self._pid))
 
 
 async def _subscribe(url: str, topic: str) -> None:
@@ -59,21 +72,20 @@ def scheduled(cluster: ProcessCluster, quick: bool) -> Figures:
         new_topic())
     span_ms = max(span_ms, 30_000)
     asyncio.run(_subscribe(cluster.service_url, topic))
-    owner = cluster.children[asyncio.run(cluster.owner_of(topic))].pid
+    owner = _Peak(cluster.children[asyncio.run(cluster.owner_of(topic))].pid)
     start_ms = time.time_ns() // 1_000_000 + 2_000 + count * 1000 // FILL_PER_S
-    peak_mb: list[float] = []
-    taker = _child(cluster, "take", topic, count=count)
+    taker = child(cluster, "take", topic, count=count)
     try:
         taker.wait_until_ready("ready")
-        filler = _child(
+        filler = child(
             cluster, "fill", topic, count=count, start_ms=start_ms, span_ms=span_ms,
             burst=BURST // (1 if not quick else 10))
-        filled = _wait(filler, owner, peak_mb)
-        taken = _wait(taker, owner, peak_mb)
+        filled = finished(filler, owner.look)
+        taken = finished(taker, owner.look)
     finally:
         taker.kill()
     return {
-        **taken, "scheduled_per_s": filled["scheduled_per_s"], "owner_mb": max(peak_mb),
+        **taken, "scheduled_per_s": filled["scheduled_per_s"], "owner_mb": owner.mb,
         "fill_ahead_s": round((start_ms - filled["ended_ms"]) / 1000, 1),
     }
 
@@ -83,21 +95,19 @@ def overdue(cluster: ProcessCluster, quick: bool) -> Figures:
     count, topic = OVERDUE // (10 if quick else 1), new_topic()
     asyncio.run(_subscribe(cluster.service_url, topic))
     start_ms = time.time_ns() // 1_000_000 + 5_000 + count * 1000 // FILL_PER_S
-    filler = _child(
+    filler = child(
         cluster, "fill", topic, count=count, start_ms=start_ms, span_ms=1_000)
-    owner = cluster.children[asyncio.run(cluster.owner_of(topic))].pid
-    filled = _wait(filler, owner, [])
+    filled = finished(filler, lambda: None)
     for name in cluster.broker_names:
         cluster.kill(name)
     time.sleep(max(0.0, (start_ms - filled["ended_ms"]) / 1000) + 1.0 + STOPPED_S)
     for name in cluster.broker_names:
         cluster.restart(name)
-    peak_mb: list[float] = []
-    taker = _child(cluster, "take", topic, count=count)
+    taker = child(cluster, "take", topic, count=count)
     taker.wait_until_ready("ready")
-    owner = cluster.children[asyncio.run(cluster.owner_of(topic))].pid
-    taken = _wait(taker, owner, peak_mb)
+    owner = _Peak(cluster.children[asyncio.run(cluster.owner_of(topic))].pid)
+    taken = finished(taker, owner.look)
     return {
         "overdue_per_s": taken["taken_per_s"], "early": taken["early"],
-        "repeated": taken["repeated"], "missing": taken["missing"], "owner_mb": max(peak_mb),
+        "repeated": taken["repeated"], "missing": taken["missing"], "owner_mb": owner.mb,
     }
