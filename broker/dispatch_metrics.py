@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
 
+from broker.bounds import BOUNDS, bounds_met
 from broker.dispatch.waiting import Wait
 from broker.subscription import Subscription
-from broker.subscription_report import BOUNDS
 
 WAITS = {
     Wait.TURN: "again", Wait.TIME: "delayed", Wait.PATH: "set_aside", Wait.BURIAL: "dead_letter",
@@ -39,10 +40,11 @@ def dispatch_metrics(subscriptions: Sequence[Subscription]) -> Iterator[GaugeMet
         waiting.add_metric([label], float(sum(one.waiting.messages[wait] for one in dispatchers)))
     yield waiting
     bounds = GaugeMetricFamily(
-        "magnetar_broker_bounded_subscriptions", "Subscriptions held back by a bound, by which",
+        "magnetar_broker_bounded_subscriptions", "Subscriptions that are at a bound, by which",
         labels=["bound"],
     )
+    met = Counter(block for one in subscriptions for block in bounds_met(one))
     for block in BOUNDS:
         label = block.name.lower().removesuffix("_bound")
-        bounds.add_metric([label], float(sum(block in one.desk.blocks for one in dispatchers)))
+        bounds.add_metric([label], float(met[block]))
     yield bounds

@@ -38,7 +38,7 @@ class DispatchHost(DeskHost, ReturnsHost, FilterHost, Protocol):
     def may_dispatch(self) -> bool: ...
 
     def turn_ended(self) -> None:
-        """All was handed out that could be."""
+        """All was handed out that can be now, which may be nothing."""
 
 
 class Dispatcher:
@@ -200,7 +200,10 @@ class Dispatcher:
 
     def _pump(self) -> None:
         self._scheduled = False
-        if self.paused or not self._host.may_dispatch():
+        if self.paused:
+            return
+        if not self._host.may_dispatch():
+            self._host.turn_ended()
             return
         self.reader.begin_turn()
         self._host.expiry.begin_turn()

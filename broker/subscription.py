@@ -13,6 +13,7 @@ from typing import Protocol
 
 from broker.acknowledging import Acknowledging
 from broker.backlog_expiry import BacklogExpiry
+from broker.bounds import BoundNotice
 from broker.consumer_session import ConsumerSession, OnDone
 from broker.conversation import (
     ConsumerEvent,
@@ -47,7 +48,7 @@ from broker.stored_entry import StoredEntry
 from broker.subscription_filter import SubscriptionFilter
 from broker.subscription_name import group_of, member_of
 from broker.subscription_options import SubscriptionOptions
-from broker.subscription_report import BoundNotice, snapshot_of
+from broker.subscription_report import snapshot_of
 from broker.subscription_stats import Block, SubscriptionStats
 from broker.topic_log import TopicLog
 from broker.unburied import Unburied
@@ -228,7 +229,7 @@ class Subscription:
     def dispatch_blocked(self) -> Block | None:
         """Why nothing at all may go out; None when something may."""
         if self.expiry.full:
-            return Block.DEAD_LETTERING
+            return Block.DEAD_LETTER_BOUND
         if self._acknowledging.stalled:
             return Block.STATE_NOT_DURABLE
         if self.name and self.dispatcher.mode.guarded:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from broker.bounds import text_of
 from broker.dispatch.waiting import Wait
 from broker.subscription_stats import Block, Blocked, ConsumerSnapshot, SubscriptionStats
-from magnetar.runtime.clock import Clock
 
 if TYPE_CHECKING:
     from broker.subscription import Subscription
-
-BOUNDS = (
-    Block.CONSUMER_BOUND, Block.SUBSCRIPTION_BOUND, Block.FLIGHT_BOUND, Block.LOOK_AHEAD_BOUND,
-)
-NOTICE_PAUSE_S = 60.0
-"""A subscription's bounds are logged at most so often."""
-
-_log = logging.getLogger(__name__)
 
 
 def snapshot_of(subscription: Subscription) -> SubscriptionStats:
@@ -70,12 +61,13 @@ def _blocked(subscription: Subscription, held: int, draining: int) -> Iterator[B
         yield Blocked(Block.NO_CONSUMERS, "nobody is attached")
     reason = subscription.dispatch_blocked()
     if reason is not None:
-        problem = subscription.state_problem if reason is Block.STATE_NOT_DURABLE else None
-        yield Blocked(reason, reason.value if problem is None else f"{reason.value}: {problem}")
+        yield Blocked(reason, text_of(subscription, reason))
     elif dispatcher.paused and subscription.consumers:
         yield Blocked(Block.STATE_NOT_DURABLE, "a seek is being made durable")
     if dispatcher.problem is not None:
         yield Blocked(Block.UNREADABLE, dispatcher.problem)
+    if dispatcher.lost_track:
+        yield Blocked(Block.TRACKING_BOUND, Block.TRACKING_BOUND.value)
     if dispatcher.switching:
         yield Blocked(Block.SWITCHING, Block.SWITCHING.value)
     if not dispatcher.delivered_everything and subscription.consumers:
@@ -96,7 +88,7 @@ def _blocked(subscription: Subscription, held: int, draining: int) -> Iterator[B
 
 
 def _without_room(subscription: Subscription) -> Iterator[Blocked]:
-    """What the last turn met, and who has no room now."""
+    """Who has no room, and which bounds are met."""
     dispatcher = subscription.dispatcher
     desk = dispatcher.desk
     names: dict[Block, list[str]] = {}
@@ -111,9 +103,8 @@ def _without_room(subscription: Subscription) -> Iterator[Blocked]:
             names.setdefault(Block.CONSUMER_CROWDED, []).append(consumer.name)
     for block, consumers in names.items():
         yield Blocked(block, f"{block.value}: {_some(consumers)}")
-    for block in (Block.SUBSCRIPTION_BOUND, Block.FLIGHT_BOUND, Block.LOOK_AHEAD_BOUND):
-        if block in desk.blocks:
-            yield Blocked(block, block.value)
+    for block in desk.bounds_met():
+        yield Blocked(block, block.value)
 
 
 def _draining_text(subscription: Subscription, draining: int) -> str:
@@ -130,28 +121,3 @@ def _draining_text(subscription: Subscription, draining: int) -> str:
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-class BoundNotice:
-    """Logs when a bound begins to hold a subscription back."""
-
-    def __init__(self, subscription: Subscription, clock: Clock) -> None:
-        self._subscription = subscription
-        self._clock = clock
-        self._met = False
-        self._logged_s: float | None = None
-
-    def look(self) -> None:
-        """After a turn of dispatch."""
-        blocks = self._subscription.dispatcher.desk.blocks
-        met = [block for block in BOUNDS if block in blocks]
-        began, self._met = bool(met) and not self._met, bool(met)
-        if not began:
-            return
-        now_s = self._clock.monotonic_s()
-        if self._logged_s is None or now_s - self._logged_s >= NOTICE_PAUSE_S:
-            self._logged_s = now_s
-            _log.warning(
-                "%s, subscription %s: %s", self._subscription.topic_name,
-                self._subscription.name, "; ".join(block.value for block in met),
-            )

@@ -22,6 +22,11 @@ class Block(Enum):
     HELD_KEY = "a key waits for a message of it that failed"
     DELAYED = "messages wait for their time to be delivered again"
     SWITCHING = "the former active consumer has not settled what it has"
+    DEAD_LETTER_BOUND = "as many expired entries as may be wait for the dead-letter topic"
+    TRACKING_BOUND = (
+        "more entries are delivered and not acknowledged than are tracked; the first of them are"
+        " not counted as unacknowledged"
+    )
     DEAD_LETTERING = "messages wait for the dead-letter topic"
     SESSION_SUSPENDED = "this broker has not heard of the metadata for too long"
     HELD_BACK = "the topic's former owner may still be serving it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from broker.consumer_session import ConsumerSession
@@ -21,7 +21,7 @@ from broker.dispatch.choice import Choice
 from broker.dispatch.flights import Flights, Key
 from broker.dispatch.masks import in_order
 from broker.dispatch.mode import Mode
-from broker.dispatch.waiting import Waiting
+from broker.dispatch.waiting import Wait, Waiting
 from broker.expiry import Expiry
 from broker.filtered_log import ENTRY_COST_BYTES, FilteredLog
 from broker.redelivery import RedeliveryCounts
@@ -95,8 +95,6 @@ class Desk:
         """Taken from what waits for its turn, and to be handed out next."""
         self.spare: deque[Piece] = deque()
         """Taken from the log, and to be handed out before what comes after it."""
-        self.blocks: set[Block] = set()
-        """What the turn met."""
         self.lost_track = False
         self.budget = 0
         self._served: dict[int, ConsumerSession] = {}
@@ -107,6 +105,8 @@ class Desk:
         """What is to go next is not at hand."""
         self._consumer_bound = NO_BOUND
         self._subscription_bound = NO_BOUND
+        self._found_at_bound: dict[ConsumerSession, None] = {}
+        """Who was at its bound when its turn came; some may have room again."""
 
     # --- turns
 
@@ -117,7 +117,6 @@ class Desk:
         self._subscription_bound = _bound(policies.max_unacked_messages_per_subscription)
         self.budget = budget
         self.reading = False
-        self.blocks.clear()
 
     def end_turn(self) -> None:
         """Send what was collected."""
@@ -137,15 +136,11 @@ class Desk:
 
     def room(self, consumer: ConsumerSession) -> int:
         """How many messages it may be given now."""
-        if consumer.permits <= 0:
-            self.blocks.add(Block.NO_PERMITS)
-            return 0
-        if not self.has_way(consumer):
-            self.blocks.add(Block.CONSUMER_CROWDED)
+        if consumer.permits <= 0 or not self.has_way(consumer):
             return 0
         room = self._consumer_bound - consumer.unacknowledged
         if room <= 0:
-            self.blocks.add(Block.CONSUMER_BOUND)
+            self._found_at_bound[consumer] = None
             return 0
         if self.mode.sharing or consumer.exact:
             return min(room, consumer.permits)
@@ -160,21 +155,42 @@ class Desk:
         """It holds as much as it may."""
         return consumer.unacknowledged >= self._consumer_bound
 
+    def consumer_bound_met(self) -> bool:
+        """A consumer whose turn came holds as much as it may, and still does."""
+        found = self._found_at_bound
+        while found:
+            consumer = next(reversed(found))
+            if self.at_consumer_bound(consumer):
+                return True
+            del found[consumer]
+        return False
+
+    def bounds_met(self) -> Iterator[Block]:
+        """What keeps back messages that were never delivered, whoever may take them."""
+        if self._at_flight_bound():
+            yield Block.FLIGHT_BOUND
+        elif self.fresh_room() <= 0:
+            yield Block.SUBSCRIPTION_BOUND
+        if self.at_look_ahead_bound():
+            yield Block.LOOK_AHEAD_BOUND
+
     def fresh_room(self) -> int:
         """How many messages that were never delivered may be."""
         if not self.tracked:
             return NO_BOUND
-        waiting = self.waiting
-        entries, room = len(self.flights.entries), self._subscription_bound - self.flights.messages
-        if waiting.entries:
-            entries += len(waiting.entries)
-            room -= waiting.delivered
-        if entries >= self.limits.in_flight_entries and not self._may_lose_track:
-            self.blocks.add(Block.FLIGHT_BOUND)
+        if self._at_flight_bound():
             return 0
-        if room <= 0:
-            self.blocks.add(Block.SUBSCRIPTION_BOUND)
-        return room
+        room = self._subscription_bound - self.flights.messages
+        return room - self.waiting.delivered if self.waiting.entries else room
+
+    def _at_flight_bound(self) -> bool:
+        """As many entries are out, or wait, as are tracked."""
+        entries = len(self.flights.entries) + len(self.waiting.entries)
+        return entries >= self.limits.in_flight_entries and not self._may_lose_track
+
+    def at_look_ahead_bound(self) -> bool:
+        """As much is set aside, and passed by others, as may be."""
+        return self.waiting.messages[Wait.PATH] >= self.limits.look_ahead_messages
 
     @property
     def _may_lose_track(self) -> bool:

@@ -13,7 +13,6 @@ from broker.dispatch.returns import Order, Returns, keyed_of
 from broker.dispatch.waiting import Wait, WaitingEntry
 from broker.redelivery import NEVER_FAILED, History
 from broker.stored_entry import StoredEntry
-from broker.subscription_stats import Block
 from magnetar.errors import InvalidFrame
 
 Keys = Sequence[str | None]
@@ -172,8 +171,7 @@ class OrderedTurn:
         desk = self._desk
         if desk.choice.first(desk.able) is None:
             return False
-        if desk.waiting.messages[Wait.PATH] >= desk.limits.look_ahead_messages:
-            desk.blocks.add(Block.LOOK_AHEAD_BOUND)
+        if desk.at_look_ahead_bound():
             return False
         room = desk.fresh_room()
         if room <= 0:
