@@ -50,14 +50,16 @@ class Intercepting(Sending):
     async def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
         tag: str | None = None, time_to_live: timedelta | float | None = None, *,
-        partition_key: str | None = None, deliver_at: int | None = None,
+        partition_key: str | None = None, ordering_key: str | None = None,
+        event_timestamp: int | None = None, deliver_at: int | None = None,
         deliver_after: timedelta | float | None = None,
     ) -> Tickets:
         """See Producer."""
         tickets = []
         for content in contents:
             message = self._changed(OutgoingMessage(
-                content, properties, partition_key, tag=tag, deliver_at=deliver_at,
+                content, properties, partition_key, ordering_key, tag=tag,
+                event_timestamp=event_timestamp, deliver_at=deliver_at,
                 deliver_after=deliver_after, time_to_live=time_to_live))
             while True:
                 try:

@@ -238,7 +238,8 @@ class PartitionedProducer(Closable):
     async def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
         tag: str | None = None, time_to_live: timedelta | float | None = None, *,
-        partition_key: str | None = None, deliver_at: int | None = None,
+        partition_key: str | None = None, ordering_key: str | None = None,
+        event_timestamp: int | None = None, deliver_at: int | None = None,
         deliver_after: timedelta | float | None = None,
     ) -> Tickets:
         """Queue messages, waiting for room where needed; await the answer for their ids.
@@ -250,8 +251,10 @@ class PartitionedProducer(Closable):
         if set(map(type, contents)) - {bytes}:
             contents = [as_bytes(content) for content in contents]
         given: dict[str, Any] = {
-            "properties": properties, "partition_key": partition_key, "deliver_at": deliver_at,
-            "deliver_after": deliver_after, "tag": tag, "time_to_live": time_to_live,
+            "properties": properties, "partition_key": partition_key,
+            "ordering_key": ordering_key, "event_timestamp": event_timestamp,
+            "deliver_at": deliver_at, "deliver_after": deliver_after, "tag": tag,
+            "time_to_live": time_to_live,
         }
         if self._router is not None:
             return PartitionedTickets(

@@ -169,7 +169,8 @@ class Producer(Closable):
     async def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
         tag: str | None = None, time_to_live: timedelta | float | None = None, *,
-        partition_key: str | None = None, deliver_at: int | None = None,
+        partition_key: str | None = None, ordering_key: str | None = None,
+        event_timestamp: int | None = None, deliver_at: int | None = None,
         deliver_after: timedelta | float | None = None,
     ) -> Tickets:
         """Queue messages, waiting for room where needed; await the answer for their ids.
@@ -181,11 +182,12 @@ class Producer(Closable):
         parts: list[tuple[Batch, int, int]] = []
         if (
             properties or tag is not None or time_to_live is not None
-            or partition_key is not None or deliver_at is not None or deliver_after is not None
+            or partition_key is not None or ordering_key is not None
+            or event_timestamp is not None or deliver_at is not None or deliver_after is not None
         ):
             options = options_of(
-                self._connections.clock, properties, partition_key, deliver_at=deliver_at,
-                deliver_after=deliver_after, tag=tag, time_to_live=time_to_live)
+                self._connections.clock, properties, partition_key, ordering_key,
+                event_timestamp, deliver_at, deliver_after, tag, time_to_live)
             for content in contents:
                 batch = await self._add_waiting(content, options)
                 parts.append((batch, len(batch.payloads) - 1, 1))

@@ -102,12 +102,14 @@ async def test_producers_tell_of_each_message_and_of_its_end(cluster: MemoryClus
     async with Client(cluster.url, interceptors=[first]) as client:
         async with await client.create_producer("t", interceptors=[second]) as producer:
             one = await producer.send(b"one", {"by": "me:"}, tag="kept")
-            await producer.send_many([b"two", b"three"])
+            await producer.send_many(
+                [b"two", b"three"], ordering_key="k", event_timestamp=99)
         reader = await client.create_reader("t")
         messages = [await reader.read_next(5000) for _ in range(3)]
 
     assert [message.properties["by"] for message in messages] == ["me:ab", "ab", "ab"]
     assert messages[0].tag == "kept"
+    assert {(one.ordering_key, one.event_timestamp) for one in messages[1:]} == {("k", 99)}
     assert [content for _, content, _, _, _ in first.told] == [b"one", b"two", b"three"]
     assert first.told[0] == (
         "persistent://public/default/t", b"one", {"by": "me:ab"}, one, None)

@@ -91,12 +91,14 @@ async def test_a_time_to_live_is_stored_with_the_message(
 async def test_many_get_the_same_options(client: Client, cluster: MemoryCluster) -> None:
     async with await client.create_producer("t") as producer:
         await (await producer.send_many(
-            [b"x", b"y"], {"a": "1"}, "tag", 9, partition_key="k"))
+            [b"x", b"y"], {"a": "1"}, "tag", 9, partition_key="k", ordering_key="o",
+            event_timestamp=99))
 
     [view] = map(EntryView, cluster.topic("t").entries)
     for index in range(2):
         assert view.properties(index) == {"a": "1"}
         assert (view.tag(index), view.partition_key(index)) == ("tag", "k")
+        assert (view.ordering_key(index), view.event_time_ms(index)) == ("o", 99)
         assert view.expires_after_ms(index) == 9_000
 
 

@@ -35,7 +35,7 @@ def test_everything_blocks_until_done(cluster: MemoryCluster) -> None:
     with Client(cluster.url) as client:
         with client.create_producer("t", producer_name="p") as producer:
             first = producer.send(b"one", properties={"a": "b"})
-            producer.send_many([b"two", b"three"])
+            producer.send_many([b"two", b"three"], ordering_key="k", event_timestamp=99)
             producer.flush()
             assert producer.acknowledged_messages == 3
             assert producer.last_sequence_id == 2
@@ -48,6 +48,7 @@ def test_everything_blocks_until_done(cluster: MemoryCluster) -> None:
             assert (message.message_id, message.properties) == (first, {"a": "b"})
             consumer.acknowledge(message)
             rest = consumer.receive_many(10, timeout_millis=5000)
+            assert {(one.ordering_key, one.event_timestamp) for one in rest} == {("k", 99)}
             consumer.acknowledge_many(rest)
             with pytest.raises(OperationTimeout):
                 consumer.receive(timeout_millis=10)

@@ -6,14 +6,17 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl
 from magnetar.cli.printing import counted
-from magnetar.cli.times import WHEN, is_duration, milliseconds, time_ms
+from magnetar.cli.times import POINT, WHEN, is_duration, milliseconds, time_ms
 from magnetar.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from magnetar.sync import Producer
 
 LINES_A_CALL = 512
 
@@ -25,6 +28,14 @@ class AccessMode(StrEnum):
     EXCLUSIVE = "exclusive"
     WAIT_FOR_EXCLUSIVE = "wait-for-exclusive"
     EXCLUSIVE_WITH_FENCING = "exclusive-with-fencing"
+
+
+class Compression(StrEnum):
+    """CompressionType, as it is typed."""
+
+    NONE = "none"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
 
 
 def _lines(file: str) -> Iterator[bytes]:
@@ -62,7 +73,7 @@ def _delivery(text: str) -> dict[str, Any]:
         return {}
     if is_duration(text):
         return {"deliver_after": milliseconds(text) / 1000}
-    return {"deliver_at": time_ms(text)}
+    return {"deliver_at": time_ms(text, WHEN)}
 
 
 def _pairs(given: list[str]) -> dict[str, str]:
@@ -93,6 +104,12 @@ def produce(
     key: Annotated[
         str, typer.Option(help="Of every message: decides its partition, and keeps it in order.")
     ] = "",
+    ordering_key: Annotated[
+        str, typer.Option(help="What key-shared consumers go by, where it is not --key.")
+    ] = "",
+    event_time: Annotated[
+        str, typer.Option(metavar="TIME", help=f"When it happened: {POINT}.")
+    ] = "",
     deliver: Annotated[
         str, typer.Option(metavar="TIME", help=f"Not before {WHEN}.")
     ] = "",
@@ -102,6 +119,9 @@ def produce(
     access_mode: Annotated[
         AccessMode, typer.Option(help="Who else may publish; what is not shared may wait or fail.")
     ] = AccessMode.SHARED,
+    compression: Annotated[
+        Compression, typer.Option(help="Of batches, from here to the consumer.")
+    ] = Compression.NONE,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Publish messages. The last line on stderr says how many are durable.
@@ -110,10 +130,15 @@ def produce(
     """
     if not message and not file:
         raise InvalidArgument("nothing to publish: give -m TEXT or -f FILE (- for stdin)")
-    from magnetar.enums import ProducerAccessMode
+    from magnetar.enums import CompressionType, ProducerAccessMode
     from magnetar.sync import Client
 
-    pairs, delivery = _pairs(property or []), _delivery(deliver)
+    options = {
+        "properties": _pairs(property or []), "tag": tag or None,
+        "time_to_live": ttl_ms / 1000 or None, "partition_key": key or None,
+        "ordering_key": ordering_key or None,
+        "event_timestamp": time_ms(event_time) if event_time else None, **_delivery(deliver),
+    }
     # A named run numbers its lines from 0, so that a repeated one is recognised line by line.
     first = -1 if name else None
     with (
@@ -121,15 +146,18 @@ def produce(
         client.create_producer(
             topic, producer_name=name, initial_sequence_id=first,
             access_mode=ProducerAccessMode(access_mode.replace("-", "_")),
+            compression_type=CompressionType[compression.name],
         ) as producer,
     ):
-        try:
-            for chunk in _chunks(_contents(message or [], file or [])):
-                producer.send_many(
-                    chunk, pairs, tag or None, ttl_ms / 1000 or None, partition_key=key or None,
-                    **delivery)
-            producer.flush()
-        finally:
-            count = producer.acknowledged_messages
-            are = "is" if count == 1 else "are"
-            typer.echo(f"{counted(count, 'message')} {are} durable", err=True)
+        _send(producer, _contents(message or [], file or []), options)
+
+
+def _send(producer: Producer, contents: Iterator[bytes], options: dict[str, Any]) -> None:
+    try:
+        for chunk in _chunks(contents):
+            producer.send_many(chunk, **options)
+        producer.flush()
+    finally:
+        count = producer.acknowledged_messages
+        are = "is" if count == 1 else "are"
+        typer.echo(f"{counted(count, 'message')} {are} durable", err=True)

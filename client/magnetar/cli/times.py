@@ -8,7 +8,8 @@ from datetime import datetime
 
 from magnetar.errors import InvalidArgument
 
-WHEN = "a time (2026-01-31T09:30, or milliseconds since 1970), or so far ahead (30m, 2h, 7d)"
+POINT = "a time (2026-01-31T09:30, or milliseconds since 1970)"
+WHEN = f"{POINT}, or so far ahead (30m, 2h, 7d)"
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)", re.ASCII)
 
@@ -33,14 +34,15 @@ def due_ms(text: str) -> int:
     """A point in time, or so long from now; raises InvalidArgument."""
     if is_duration(text):
         return time.time_ns() // 1_000_000 + milliseconds(text)
-    return time_ms(text)
+    return time_ms(text, WHEN)
 
 
-def time_ms(text: str) -> int:
-    """Milliseconds since 1970 of a point in time; raises InvalidArgument."""
+def time_ms(text: str, meant: str = POINT) -> int:
+    """Milliseconds since 1970 of a point in time; raises InvalidArgument, which says what is
+    `meant`."""
     if text.isascii() and text.isdigit():
         return int(text)
     try:
         return int(datetime.fromisoformat(text).timestamp() * 1000)
     except (ValueError, OverflowError):
-        raise InvalidArgument(f"write {WHEN}; not {text!r}") from None
+        raise InvalidArgument(f"write {meant}; not {text!r}") from None

@@ -90,12 +90,14 @@ class Producer(Closable):
     def send_many(
         self, contents: Sequence[bytes], properties: Mapping[str, str] | None = None,
         tag: str | None = None, time_to_live: timedelta | float | None = None, *,
-        partition_key: str | None = None, deliver_at: int | None = None,
+        partition_key: str | None = None, ordering_key: str | None = None,
+        event_timestamp: int | None = None, deliver_at: int | None = None,
         deliver_after: timedelta | float | None = None,
     ) -> None:
         """Queue messages, waiting for room only; `flush` tells whether they are durable."""
         THREAD.run(self._producer.send_many(
             contents, properties, tag, time_to_live, partition_key=partition_key,
+            ordering_key=ordering_key, event_timestamp=event_timestamp,
             deliver_at=deliver_at, deliver_after=deliver_after))
 
     def cancel(self, scheduled_id: ScheduledId) -> ScheduleOutcome:
