@@ -30,6 +30,11 @@ class Consumer(Closable):
         """The topic's full name, or what was given to subscribe to several."""
 
     @property
+    def topics(self) -> list[str]:
+        """The plain topics and partitions that are consumed now, by full name."""
+        return [self.topic]
+
+    @property
     @abstractmethod
     def subscription_name(self) -> str: ...
 

@@ -82,7 +82,7 @@ class MultiTopicConsumer(Consumer):
 
     @property
     def topics(self) -> list[str]:
-        """The plain topics and partitions that are consumed now, by full name."""
+        """See Consumer."""
         return sorted(self._members.links)
 
     @property

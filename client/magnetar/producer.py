@@ -107,6 +107,11 @@ class Producer(Closable):
         return self._core.pending_bytes
 
     @property
+    def partitions(self) -> int:
+        """0, as it publishes to a single log: see `PartitionedProducer.partitions`."""
+        return 0
+
+    @property
     def closed(self) -> bool:
         """Nothing can be sent any more."""
         return self._end is not None

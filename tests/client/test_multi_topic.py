@@ -98,7 +98,7 @@ async def test_a_pattern_takes_what_is_there_and_what_comes(here: Place) -> None
     await publish(here, "zebras", b"no")
     consumer = await here.client.subscribe(
         subscription_name="s", pattern=ORDERS, initial_position=EARLIEST)
-    assert consumer.topics == [  # type: ignore[attr-defined]
+    assert consumer.topics == [
         full("orders-eu"), full("orders-us-partition-0"), full("orders-us-partition-1")
     ]
     assert data(await received(consumer, 1)) == [b"old"]
@@ -129,7 +129,7 @@ async def test_a_topic_that_is_deleted_is_let_go_without_an_error(here: Place) -
     message = await consumer.receive(PATIENCE_MS)
 
     await here.catalog.close_partitions(TopicName.parse("orders-us"))
-    await until(lambda: consumer.topics == [full("orders-eu")])  # type: ignore[attr-defined]
+    await until(lambda: consumer.topics == [full("orders-eu")])
     await consumer.acknowledge(message)
     await publish(here, "orders-eu", b"more")
 
@@ -166,7 +166,7 @@ async def test_a_topic_is_not_made_again_by_those_who_follow_it(here: Place) -> 
     await here.broker.node.broker.lifecycle.delete(full("orders-eu"), force=True)
     await until(lambda: link.closed)
 
-    await until(lambda: consumer.topics == [])  # type: ignore[attr-defined]
+    await until(lambda: consumer.topics == [])
     assert await here.catalog.list_topics("public", "default") == []
 
 
@@ -177,7 +177,7 @@ async def test_a_message_of_a_topic_that_is_gone_is_settled_by_that(here: Place)
         subscription_name="s", pattern=ORDERS, initial_position=EARLIEST)
     message = await consumer.receive(PATIENCE_MS)
     await here.catalog.close_partitions(TopicName.parse("orders-us"))
-    await until(lambda: consumer.topics == [])  # type: ignore[attr-defined]
+    await until(lambda: consumer.topics == [])
 
     await consumer.acknowledge(message)
     await consumer.acknowledge_many([message])
@@ -229,7 +229,7 @@ async def test_a_member_that_ends_is_told_and_the_others_go_on(here: Place) -> N
         await consumer.receive(PATIENCE_MS)
     await publish(here, "b", b"b")
     assert data(await received(consumer, 1)) == [b"b"]
-    assert consumer.topics == [full("b")]  # type: ignore[attr-defined]
+    assert consumer.topics == [full("b")]
 
 
 async def test_what_a_member_that_ended_gave_is_not_said_to_be_acknowledged(
@@ -290,7 +290,7 @@ async def test_a_topic_that_opens_meanwhile_is_paused_and_resumed_with_the_other
     getattr(consumer, first)()
     for bookie in bookies:
         bookie.release()
-    await until(lambda: bool(consumer.topics))  # type: ignore[attr-defined]
+    await until(lambda: bool(consumer.topics))
     await publish(here, "orders-eu", b"eu")
 
     if first == "pause":

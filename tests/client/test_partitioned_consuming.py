@@ -174,7 +174,7 @@ async def test_new_partitions_are_consumed_from_their_first_message(here: Place)
     await here.catalog.grow_topic(ORDERS, 6)
     async with await here.client.create_producer(partition(5)) as early:
         await early.send(b"before anybody knew")
-    await until(lambda: producer.partitions == 6)  # type: ignore[union-attr]
+    await until(lambda: producer.partitions == 6)
     await producer.send_many([b"x"] * 6_000)
 
     messages = await received(consumer, 6_001)
@@ -277,7 +277,7 @@ async def test_pausing_holds_for_all_and_for_what_comes_later(here: Place) -> No
         "orders", "s", initial_position=EARLIEST, receiver_queue_size=4)
     consumer.pause()
     await here.catalog.grow_topic(ORDERS, 5)
-    await until(lambda: len(consumer.topics) == 5)  # type: ignore[attr-defined]
+    await until(lambda: len(consumer.topics) == 5)
     async with await here.client.create_producer(partition(4)) as producer:
         await producer.send(b"late")
 

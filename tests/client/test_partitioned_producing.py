@@ -326,8 +326,8 @@ async def test_watches_of_many_producers_share_one_stream(client: Client, broker
 
     assert watches.watchers == 1
     await broker.node.broker.catalog.grow_topic(TopicName.parse("t4"), 3)
-    await until(lambda: producers[4].partitions == 3)  # type: ignore[union-attr]
-    assert producers[0].partitions == 2  # type: ignore[union-attr]
+    await until(lambda: producers[4].partitions == 3)
+    assert producers[0].partitions == 2
 
 
 async def test_a_batch_that_was_encoded_goes_where_its_key_names(client: Client) -> None:

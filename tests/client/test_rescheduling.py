@@ -229,7 +229,8 @@ async def test_a_lost_answer_is_asked_for_again(
 
 def test_it_blocks_without_a_loop(url: str) -> None:
     with BlockingClient(url) as client, client.create_producer("orders") as producer:
-        first, second = (producer.send(b"x", deliver_after=3600) for _ in range(2))
+        first = producer.send(b"x", deliver_after=3600)
+        [second] = producer.send_many([b"x"], deliver_after=3600).result()
         assert isinstance(first, ScheduledId) and isinstance(second, ScheduledId)
 
         assert producer.cancel(first) is CANCELLED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,16 +12,15 @@ from typer.testing import CliRunner
 
 from magnetar import BatchReceivePolicy, ConsumerType, InitialPosition, Message, Reply
 from magnetar.cli.app import app
-from magnetar.errors import ConnectionFailed, OperationTimeout, RequestFailed
-from magnetar.sync import Client, Consumer
+from magnetar.entry import encode_batch
+from magnetar.errors import ConnectionFailed, NotSupported, OperationTimeout, RequestFailed
+from magnetar.sync import THREAD, Client, Consumer
 from tests.client.memory_broker import MemoryCluster
 
 
 @pytest.fixture
 def cluster() -> Iterator[MemoryCluster]:
     """Served by the SDK's own loop: gRPC wants one loop a process."""
-    from magnetar.sync import THREAD
-
     async def start() -> MemoryCluster:
         cluster = MemoryCluster()
         await cluster.start_broker()
@@ -180,6 +180,66 @@ def test_callbacks_tell_of_success(cluster: MemoryCluster) -> None:
     assert told[0] is None and told[1] is not None
 
 
+def test_what_send_many_gives_tells_the_ids_when_it_is_asked(cluster: MemoryCluster) -> None:
+    async def release() -> None:
+        held.set()
+
+    held = cluster.hold_receipts = asyncio.Event()
+    with Client(cluster.url) as client, client.create_producer("t") as producer:
+        tickets = producer.send_many([b"one", b"two", b"three"])
+        assert len(tickets) == 3 and not tickets.done() and producer.pending_bytes > 0
+
+        THREAD.run(release())
+        ids = tickets.result()
+
+        assert tickets.done() and [ticket.done() for ticket in tickets] == [True] * 3
+        assert [ticket.result() for ticket in tickets] == tickets.result() == ids
+        with client.create_reader("t") as reader:
+            read = [reader.read_next(5000) for _ in ids]
+            assert [(one.message_id, one.data) for one in read] == list(
+                zip(ids, [b"one", b"two", b"three"], strict=True))
+            assert reader.is_connected and not reader.closed
+        assert reader.closed
+
+
+def test_what_send_many_gives_tells_what_went_wrong(cluster: MemoryCluster) -> None:
+    cluster.receipts.extend(("NOT_SUPPORTED", "ok"))
+    with Client(cluster.url) as client, client.create_producer("t") as producer:
+        refused = producer.send_many([b"no", b"no"])
+        with pytest.raises(NotSupported):
+            refused.result()
+        with pytest.raises(NotSupported):
+            next(iter(refused)).result()
+
+        assert len(producer.send_many([b"yes"]).result()) == 1
+        producer.flush()  # what a ticket told is not told again
+
+
+def test_a_batch_that_was_encoded_elsewhere(cluster: MemoryCluster) -> None:
+    with Client(cluster.url) as client, client.create_producer("t", "copy") as producer:
+        tickets = producer.send_batch(
+            encode_batch("copy", 7, [b"a", b"b"], publish_time_ms=1))
+
+        assert len(tickets.result()) == 2 and producer.last_sequence_id == 8
+    assert cluster.topic("t").payloads() == [b"a", b"b"]
+
+
+def test_what_a_producer_and_a_consumer_say_of_themselves(cluster: MemoryCluster) -> None:
+    cluster.max_message_bytes = 4096
+    with Client(cluster.url) as client:
+        with client.create_producer("t") as producer:
+            assert producer.is_connected and not producer.closed
+            assert (producer.partitions, producer.pending_bytes) == (0, 0)
+            assert producer.max_message_size_bytes == 4096
+        with client.subscribe("t", "s") as consumer:
+            assert consumer.topics == [consumer.topic]
+            consumer.pause()
+            assert consumer.paused and not consumer.closed
+
+        assert producer.closed and consumer.closed
+        assert client.late_replies == 0
+
+
 def test_several_threads_share_a_producer(cluster: MemoryCluster) -> None:
     with Client(cluster.url) as client, client.create_producer("t") as producer:
         threads = [
@@ -249,7 +309,6 @@ def test_the_consume_command_ends_with_the_topic(cluster: MemoryCluster) -> None
 
 def test_perf_commands(cluster: MemoryCluster) -> None:
     from magnetar.cli import load
-    from magnetar.sync import THREAD
 
     def run(topic: str, rate: int, seconds: float, publish: bool, consume: bool) -> Any:
         return THREAD.run(

@@ -35,6 +35,7 @@ def test_all_partitions_of_a_topic(here: Place) -> None:
             producer.send_many([b"y"] * 300)
             producer.flush()
             assert producer.acknowledged_messages == 320
+            assert producer.partitions == client.partitions_of("many") == 3
         with client.subscribe(
             "many", "s", initial_position=InitialPosition.Earliest
         ) as consumer:
@@ -43,10 +44,12 @@ def test_all_partitions_of_a_topic(here: Place) -> None:
                 found += consumer.receive_many(100, timeout_millis=PATIENCE_MS)
             assert set(ids) <= {message.message_id for message in found}
             consumer.acknowledge_many(found)
+            assert len(consumer.topics) == 3
             last = consumer.last_message_ids()
         with client.create_reader("many", [one for one in last.values() if one]) as reader:
             assert not reader.has_message_available()
             assert reader.last_message_ids() == last
+            assert reader.is_connected and not reader.closed
             with pytest.raises(InvalidArgument):
                 reader.last_message_id()
 

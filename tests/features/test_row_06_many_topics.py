@@ -74,11 +74,11 @@ async def test_deleted_topics_are_let_go_and_do_not_come_back_by_themselves(
         await topics.create(f"{topic}-many", partitions=3)
         consumer = await client.subscribe(
             subscription_name="s", pattern=f"{topic}-.*", initial_position=EARLIEST)
-        assert len(consumer.topics) == 4  # type: ignore[attr-defined]
+        assert len(consumer.topics) == 4
 
         await topics.delete(f"{topic}-plain", force=True)
         await topics.delete(f"{topic}-many", force=True)
-        await eventually(lambda: consumer.topics == [])  # type: ignore[attr-defined]
+        await eventually(lambda: consumer.topics == [])
         async with await client.create_producer(f"{topic}-new") as producer:
             for number in range(50):  # time enough to come back, if anything would
                 await producer.send(b"%d" % number)

@@ -51,6 +51,15 @@ class Client(Closable):
             self._admin = Admin(self._client.admin, THREAD.run)
         return self._admin
 
+    @property
+    def late_replies(self) -> int:
+        """Replies that came when nobody waited for them any more."""
+        return self._client.late_replies
+
+    def partitions_of(self, topic: str) -> int:
+        """How many partitions the topic has; 0: it is not partitioned."""
+        return THREAD.run(self._client.partitions_of(topic))
+
     def create_producer(self, topic: str, producer_name: str = "", **settings: Any) -> Producer:
         """See the asynchronous `create_producer`."""
         return Producer(THREAD.run(

@@ -27,13 +27,29 @@ class Consumer(Closable):
         lambda self: self._consumer.consumer_name, doc="The name the broker knows it by.")
 
     @property
+    def topics(self) -> list[str]:
+        """The plain topics and partitions that are consumed now, by full name."""
+        return self._consumer.topics
+
+    @property
     def is_connected(self) -> bool:
+        """Whether every topic has its link."""
         return self._consumer.is_connected
 
     @property
     def is_active(self) -> bool:
         """Whether messages come to this consumer now; of a failover subscription only to one."""
         return self._consumer.is_active
+
+    @property
+    def closed(self) -> bool:
+        """Nothing will be received any more, but for what has arrived already."""
+        return self._consumer.closed
+
+    @property
+    def paused(self) -> bool:
+        """Between `pause` and `resume`."""
+        return self._consumer.paused
 
     def receive(self, timeout_millis: int | None = None) -> Message:
         """The next message; raises OperationTimeout, EndOfTopic."""

@@ -22,6 +22,10 @@ class PullConsumer(Closable):
     consumer_name = property(
         lambda self: self._puller.consumer_name, doc="What leases are held under.")
 
+    @property
+    def closed(self) -> bool:
+        return self._puller.closed
+
     def pull(
         self, max_messages: int = 100, wait_millis: int = 0, max_bytes: int = 0
     ) -> list[Message]:

@@ -21,15 +21,26 @@ class Reader(Closable):
 
     topic = property(lambda self: self._reader.topic, doc="The topic's full name.")
 
+    @property
+    def closed(self) -> bool:
+        """Nothing will be read any more."""
+        return self._reader.closed
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the topic, or every partition, has its link."""
+        return self._reader.is_connected
+
     def read_next(self, timeout_millis: int | None = None) -> Message:
         """The next message; raises OperationTimeout, EndOfTopic."""
         return THREAD.run(self._reader.read_next(timeout_millis))
 
     def read_many(
-        self, max_messages: int = 1000, timeout_millis: int | None = None
+        self, max_messages: int = 1000, timeout_millis: int | None = None,
+        max_bytes: int | None = None,
     ) -> list[Message]:
-        """What is there, at least one message; raises OperationTimeout."""
-        return THREAD.run(self._reader.read_many(max_messages, timeout_millis))
+        """What is there, at least one message; raises as `read_next`."""
+        return THREAD.run(self._reader.read_many(max_messages, timeout_millis, max_bytes))
 
     def has_message_available(self) -> bool:
         """Whether `read_next` would find a message without waiting for a new one."""
