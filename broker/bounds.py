@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 BOUNDS = (
     Block.CONSUMER_BOUND, Block.SUBSCRIPTION_BOUND, Block.FLIGHT_BOUND, Block.LOOK_AHEAD_BOUND,
     Block.DEAD_LETTER_BOUND, Block.STATE_NOT_DURABLE, Block.TRACKING_BOUND,
+    Block.REASONS_BOUND,
 )
 """All that `bounds_met` may answer."""
 NOTICE_PAUSE_S = 60.0
@@ -35,6 +36,8 @@ def bounds_met(subscription: Subscription) -> Iterator[Block]:
         yield waits_for
     if dispatcher.lost_track:
         yield Block.TRACKING_BOUND
+    if subscription.counts.reasons_full:
+        yield Block.REASONS_BOUND
 
 
 def text_of(subscription: Subscription, block: Block) -> str:

@@ -26,6 +26,8 @@ def dispatch_metrics(subscriptions: Sequence[Subscription]) -> Iterator[GaugeMet
          sum(len(one.flights) for one in dispatchers)),
         ("waiting_entries", "Entries of which something waits to be delivered",
          sum(one.waiting_entries for one in dispatchers)),
+        ("shortened_reasons", "Reasons of failures cut short, since their topics were loaded",
+         sum(one.counts.shortened_reasons for one in subscriptions)),
         ("held_keys", "Keys that wait for a message of theirs that failed",
          sum(one.order.held_keys for one in dispatchers if one.order is not None)),
         ("ordered_keys", "Keys of which something is out, waits or has failed",

@@ -17,6 +17,8 @@ SPARE_ORDINALS = 64
 REASONS_BYTES = 4 << 20
 """Different reasons of one subscription that are kept whole; of what is above, only the first
 `SHORT_REASON_BYTES` outlive the owner."""
+LONG_REASON_BYTES = 1024
+"""What the SDK sends of one at most."""
 SHORT_REASON_BYTES = 64
 RECORD_BYTES = 256 * 1024
 """About as large as one state record becomes."""
@@ -66,6 +68,16 @@ class RedeliveryCounts:
     def changed(self) -> bool:
         """There is something that `take_changes` did not answer yet."""
         return bool(self._changes)
+
+    @property
+    def reasons_full(self) -> bool:
+        """There is no room for another long reason."""
+        return self._reasons.full
+
+    @property
+    def shortened_reasons(self) -> int:
+        """How often one was cut short, since this broker has the topic."""
+        return self._reasons.shortened
 
     def set(self, first_ordinal: int, mask: int, history: History) -> None:
         """Messages `mask` of the entry failed; those that hold their keys go on doing so."""
@@ -178,18 +190,24 @@ class RedeliveryCounts:
 class _Reasons:
     """How often each reason is in use; different ones take a bounded number of bytes."""
 
-    __slots__ = ("_bytes", "_uses")
+    __slots__ = ("_bytes", "_uses", "shortened")
 
     def __init__(self) -> None:
         self._uses: dict[str, int] = {}
         self._bytes = 0
+        self.shortened = 0
+
+    @property
+    def full(self) -> bool:
+        return self._bytes + LONG_REASON_BYTES > REASONS_BYTES
 
     def take(self, reason: str) -> str:
         """The reason, in as many bytes as there is room for, is used once more."""
         if reason not in self._uses:
             size = len(reason.encode())
             if self._bytes + size > REASONS_BYTES:
-                reason = first_bytes(reason, SHORT_REASON_BYTES)
+                reason = first_bytes(whole := reason, SHORT_REASON_BYTES)
+                self.shortened += reason != whole
         if reason not in self._uses:
             self._uses[reason] = 0
             self._bytes += len(reason.encode())

@@ -68,6 +68,8 @@ def _blocked(subscription: Subscription, held: int, draining: int) -> Iterator[B
         yield Blocked(Block.UNREADABLE, dispatcher.problem)
     if dispatcher.lost_track:
         yield Blocked(Block.TRACKING_BOUND, Block.TRACKING_BOUND.value)
+    if subscription.counts.reasons_full:
+        yield Blocked(Block.REASONS_BOUND, Block.REASONS_BOUND.value)
     if dispatcher.switching:
         yield Blocked(Block.SWITCHING, Block.SWITCHING.value)
     if not dispatcher.delivered_everything and subscription.consumers:

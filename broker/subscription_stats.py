@@ -27,6 +27,10 @@ class Block(Enum):
         "more entries are delivered and not acknowledged than are tracked; the first of them are"
         " not counted as unacknowledged"
     )
+    REASONS_BOUND = (
+        "the reasons of failed messages take as much as is kept; of further ones only the beginning"
+        " outlives this broker"
+    )
     DEAD_LETTERING = "messages wait for the dead-letter topic"
     SESSION_SUSPENDED = "this broker has not heard of the metadata for too long"
     HELD_BACK = "the topic's former owner may still be serving it"

@@ -21,14 +21,19 @@ NO_BOUND = TopicPolicies(max_unacked_messages_per_consumer=-1)
 LETTERED = TopicPolicies(message_ttl_ms=60_000, dead_letter_expired=True)
 
 
-async def bounded(node: Node) -> dict[str, float]:
-    """Of the metric of subscriptions at a bound, what is not 0."""
+async def metric(node: Node, name: str) -> dict[str, float]:
+    """By its label, what is not 0."""
     return {
-        sample.labels["bound"]: sample.value
+        "".join(sample.labels.values()): sample.value
         for family in dispatch_metrics((await node.topic()).subscriptions())
-        if family.name == "magnetar_broker_bounded_subscriptions"
+        if family.name == f"magnetar_broker_{name}"
         for sample in family.samples if sample.value
     }
+
+
+async def bounded(node: Node) -> dict[str, float]:
+    """How many subscriptions are at which bound."""
+    return await metric(node, "bounded_subscriptions")
 
 
 async def reasons(node: Node) -> set[Block]:
@@ -211,4 +216,30 @@ async def test_a_consumer_that_outran_the_tracking_is_told(
         one.session.close()
         again = await Subscriber.open(node, permits=1)
         await again.receive(1)
+        assert await bounded(node) == {}
+
+
+async def test_reasons_that_are_cut_short_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("broker.redelivery.REASONS_BYTES", 3_000)
+    async with world() as made:
+        node = await made.broker()
+        one = await Subscriber.open(node)
+        await publish(await Publisher.open(node), 5)
+        first, *others = positions_of(one.deliveries)
+        one.session.negative([first], delay_ms=3_600_000, reason="first " * 150)
+        await settle()
+        assert await bounded(node) == await metric(node, "shortened_reasons") == {}
+
+        for number, position in enumerate(others):
+            one.session.negative([position], delay_ms=3_600_000, reason=f"{number} " * 500)
+        await settle()
+
+        assert await bounded(node) == {"reasons": 1}
+        assert await metric(node, "shortened_reasons") == {"": 2}
+        assert Block.REASONS_BOUND in await reasons(node)
+        assert [text.rpartition(": ")[2] for text in warnings(caplog)] == [
+            Block.REASONS_BOUND.value]
+        await one.acknowledge(*others)
         assert await bounded(node) == {}

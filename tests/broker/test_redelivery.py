@@ -69,10 +69,13 @@ def test_reasons_beyond_the_bound_are_cut_short_until_others_are_forgotten() -> 
     assert kept(0) == reasons[0]
     assert reasons[last].startswith(kept(last))
     assert SHORT_REASON_BYTES - 2 < len(kept(last).encode()) <= SHORT_REASON_BYTES
+    assert counts.reasons_full
+    assert counts.shortened_reasons == sum(kept(n) != reason for n, reason in enumerate(reasons))
     counts.set(last, 0b1, History(2, reason=reasons[0]))
     assert kept(last) == reasons[0]
 
     counts.forget_below(10)
+    assert not counts.reasons_full
     counts.set(last, 0b1, History(3, reason=reasons[last]))
     assert kept(last) == reasons[last]
 
