@@ -55,11 +55,11 @@ async def test_a_new_topic_that_matches_is_consumed_within_two_seconds(
             subscription_name="s", pattern=f"{topic}-.*")
         waits = []
         for number in range(5):
+            begun_s = loop.time()  # the topic is there as soon as its producer is
             async with await elsewhere.create_producer(f"{topic}-{number}") as producer:
-                published_s = loop.time()
                 await producer.send(b"%d" % number)
                 message = await consumer.receive(30_000)
-                waits.append(loop.time() - published_s)
+                waits.append(loop.time() - begun_s)
                 assert message.data == b"%d" % number
 
     assert max(waits) < PICKED_UP_S
