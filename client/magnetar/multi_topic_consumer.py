@@ -91,18 +91,18 @@ class MultiTopicConsumer(Consumer):
 
     @property
     def consumer_name(self) -> str:
-        given = [one.consumer_name for one in self._members.links.values()]
+        given = [one.consumer_name for one in list(self._members.links.values())]
         return self._options.consumer_name or (given[0] if given else "")
 
     @property
     def is_connected(self) -> bool:
         """Whether every topic has its link."""
-        return all(one.is_connected for one in self._members.links.values())
+        return all(one.is_connected for one in list(self._members.links.values()))
 
     @property
     def is_active(self) -> bool:
         """Whether messages of any topic come to this consumer now."""
-        return any(one.is_active for one in self._members.links.values())
+        return any(one.is_active for one in list(self._members.links.values()))
 
     @property
     def closed(self) -> bool:

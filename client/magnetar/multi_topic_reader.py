@@ -60,7 +60,7 @@ class MultiTopicReader(Closable):
     @property
     def is_connected(self) -> bool:
         """Whether every partition has its link."""
-        return all(one.is_connected for one in self._members.links.values())
+        return all(one.is_connected for one in list(self._members.links.values()))
 
     async def read_next(self, timeout_millis: int | None = None) -> Message:
         """The next message of any partition; raises as `Reader.read_next`."""

@@ -47,7 +47,8 @@ class TopicMembers(Generic[Link]):
         """Told of a link that is open, before anything comes on it."""
         self.merged: MergedReceive[Link] = MergedReceive(self._trouble)
         self.links: dict[str, Link] = {}
-        """By the full name of the topic or partition."""
+        """By the full name of the topic or partition. What other threads may ask, those of
+        `magnetar.sync`, goes over a copy, since links come and go meanwhile."""
         self._partitions: dict[str, int] = {}
         self._ended: dict[str, MagnetarError] = {}
         """Not opened again, and why."""

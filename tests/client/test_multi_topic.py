@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from magnetar import Client, ConsumerType, InitialPosition, Message, MessageId
+from magnetar.consumer import TopicConsumer
 from magnetar.errors import (
     AlreadyClosed,
     ConsumerBusy,
@@ -153,6 +154,28 @@ async def test_a_topic_that_is_deleted_and_made_again_is_consumed_from_its_first
     await here.broker.node.broker.lifecycle.delete(full("orders-eu"), force=True)
     with pytest.raises(OperationTimeout):
         await consumer.receive(20)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"), [("is_connected", True), ("is_active", False), ("consumer_name", "c")])
+async def test_it_tells_of_itself_while_topics_come(
+    here: Place, monkeypatch: pytest.MonkeyPatch, asked: str, told: object
+) -> None:
+    """The blocking SDK asks from other threads, so anything may change in between."""
+    consumer = await here.client.subscribe(["a", "b"], "s")
+    assert isinstance(consumer, MultiTopicConsumer)
+    links = consumer._members.links
+
+    def tell(one: TopicConsumer) -> object:
+        links["one more"] = one
+        return told
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TopicConsumer, asked, property(tell))
+        answer = getattr(consumer, asked)
+
+    assert answer == told
+    del links["one more"]
 
 
 async def test_a_topic_is_not_made_again_by_those_who_follow_it(here: Place) -> None:
