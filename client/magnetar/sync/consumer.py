@@ -21,10 +21,19 @@ class Consumer(Closable):
     def __init__(self, consumer: AsyncConsumer) -> None:
         self._consumer = consumer
 
-    topic = property(lambda self: self._consumer.topic, doc="The topic's full name.")
-    subscription_name = property(lambda self: self._consumer.subscription_name)
-    consumer_name = property(
-        lambda self: self._consumer.consumer_name, doc="The name the broker knows it by.")
+    @property
+    def topic(self) -> str:
+        """The topic's full name."""
+        return self._consumer.topic
+
+    @property
+    def subscription_name(self) -> str:
+        return self._consumer.subscription_name
+
+    @property
+    def consumer_name(self) -> str:
+        """The name the broker knows it by."""
+        return self._consumer.consumer_name
 
     @property
     def topics(self) -> list[str]:

@@ -29,9 +29,15 @@ class Producer(Closable):
     def __init__(self, producer: AnyProducer) -> None:
         self._producer = producer
 
-    topic = property(lambda self: self._producer.topic, doc="The topic's full name.")
-    producer_name = property(
-        lambda self: self._producer.producer_name, doc="The name the broker knows it by.")
+    @property
+    def topic(self) -> str:
+        """The topic's full name."""
+        return self._producer.topic
+
+    @property
+    def producer_name(self) -> str:
+        """The name the broker knows it by."""
+        return self._producer.producer_name
 
     @property
     def topic_epoch(self) -> int:

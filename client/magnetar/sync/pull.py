@@ -17,10 +17,19 @@ class PullConsumer(Closable):
     def __init__(self, puller: AsyncPullConsumer) -> None:
         self._puller = puller
 
-    topic = property(lambda self: self._puller.topic, doc="The topic's full name.")
-    subscription_name = property(lambda self: self._puller.subscription_name)
-    consumer_name = property(
-        lambda self: self._puller.consumer_name, doc="What leases are held under.")
+    @property
+    def topic(self) -> str:
+        """The topic's full name."""
+        return self._puller.topic
+
+    @property
+    def subscription_name(self) -> str:
+        return self._puller.subscription_name
+
+    @property
+    def consumer_name(self) -> str:
+        """What leases are held under."""
+        return self._puller.consumer_name
 
     @property
     def closed(self) -> bool:

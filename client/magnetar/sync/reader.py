@@ -19,7 +19,10 @@ class Reader(Closable):
     def __init__(self, reader: AnyReader) -> None:
         self._reader = reader
 
-    topic = property(lambda self: self._reader.topic, doc="The topic's full name.")
+    @property
+    def topic(self) -> str:
+        """The topic's full name."""
+        return self._reader.topic
 
     @property
     def closed(self) -> bool:
