@@ -131,7 +131,7 @@ class Broker:
         self._gate = SessionGate(store)
         self.cache = TailCache(settings.limits.tail_cache_bytes)
         self.counters = TopicCounters()
-        self.schedules = ScheduleMemory(settings.limits.schedule_memory_bytes)
+        self.schedules = ScheduleMemory(settings.limits.schedule_memory_bytes, clock)
         self.lanes = LaneOffice(
             forwarder or NoForwarder(), ByteBudget(settings.limits.forwarding_bytes), clock, random,
             ForwardCounters(), lane_limits or LaneLimits(),

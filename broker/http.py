@@ -57,6 +57,8 @@ class BrokerMetrics(Collector):
              sum(one.schedule.count for one in topics)),
             ("schedule_memory_bytes", "Of what waits in memory to be due",
              sum(one.schedule.memory_bytes for one in topics)),
+            ("schedule_held_topics", "Topics whose delayed messages hold their producers back",
+             broker.schedules.held_topics),
             ("blocked_schedules", "Topics whose schedule waits for bookies",
              sum(one.schedule.blocked_reason is not None for one in topics)),
             ("expired_messages", "Messages that waited too long, since their topics were loaded",

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
+
+from magnetar.runtime.clock import Clock
+
+NOTICE_PAUSE_S = 60.0
+"""That producers are held back is logged at most so often."""
+
+_log = logging.getLogger(__name__)
 
 
 class MemoryUser(Protocol):
@@ -27,8 +35,10 @@ class ScheduleMemory:
     """Above the limit the schedule with most in memory writes it to a run; above twice the limit
     producers of delayed messages are held back until that is done."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, clock: Clock) -> None:
         self._limit_bytes = limit_bytes
+        self._clock = clock
+        self._told_s: float | None = None
         self._users: dict[MemoryUser, int] = {}
         self._reducing: dict[MemoryUser, int] = {}
         """What will be free soon, of each that is at it."""
@@ -38,6 +48,11 @@ class ScheduleMemory:
     def full(self) -> bool:
         """More than may be waits in memory."""
         return self.used_bytes > 2 * self._limit_bytes
+
+    @property
+    def held_topics(self) -> int:
+        """Those whose producers are held back."""
+        return len(self._users) if self.full else 0
 
     def changed(self, user: MemoryUser) -> None:
         """The user takes more or less than it did, or is done with reducing it."""
@@ -67,6 +82,18 @@ class ScheduleMemory:
         self.used_bytes += size_bytes - self._users.pop(user, 0)
         if size_bytes:
             self._users[user] = size_bytes
+        if self.full and not was_full:
+            self._tell()
         if was_full and not self.full:
             for one in (user, *self._users):
                 one.room_again()
+
+    def _tell(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if self._told_s is None or now_s - self._told_s >= NOTICE_PAUSE_S:
+            self._told_s = now_s
+            _log.warning(
+                "producers of delayed messages are held back until runs of these are written: %d"
+                " bytes wait in memory, more than twice schedule_memory_bytes (%d)",
+                self.used_bytes, self._limit_bytes,
+            )

@@ -103,7 +103,9 @@ async def test_health_and_metrics() -> None:
             async with http.get(f"{base}/readyz") as reply:
                 assert reply.status == 200
             async with http.get(f"{base}/metrics") as reply:
-                assert "magnetar_broker_published_messages_total 1.0" in await reply.text()
+                told = await reply.text()
+                assert "magnetar_broker_published_messages_total 1.0" in told
+                assert "magnetar_broker_schedule_held_topics 0.0" in told
             async with http.get(f"{base}/v1/broker") as reply:
                 state = await reply.json()
         assert state["topics"][0]["end_ordinal"] == 1

@@ -369,7 +369,7 @@ async def test_a_run_that_cannot_be_read_is_told_of() -> None:
         assert await reasons(topic) == {}
 
 
-async def test_producers_wait_while_memory_is_full() -> None:
+async def test_producers_wait_while_memory_is_full(caplog: pytest.LogCaptureFixture) -> None:
     async with world() as made:
         node = await made.broker(limits=BrokerLimits(schedule_memory_bytes=3_000))
         publisher = await Publisher.open(node, "p")
@@ -384,11 +384,13 @@ async def test_producers_wait_while_memory_is_full() -> None:
             made.ground.bookies[name].held = False
         await until(lambda: len(publisher.receipts) == 10)
         congested = publisher.session.congested
-        told = await reasons(topic)
+        told, held_topics = await reasons(topic), node.broker.schedules.held_topics
         await publisher.session.ready()
 
         assert congested and not publisher.session.congested
         assert "wait in the memory" in told["congested"]
+        assert held_topics == 1 and node.broker.schedules.held_topics == 0
+        assert sum("delayed messages are held back" in text for text in caplog.messages) == 1
         assert await reasons(topic) == {}
         assert topic.schedule.count == 10
 

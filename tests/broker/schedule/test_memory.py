@@ -1,0 +1,63 @@
+"""The memory that all schedules of a broker take together, and whom it holds back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from broker.schedule.memory import ScheduleMemory
+from tests.broker.world import TestClock
+
+
+@dataclass(eq=False)
+class Schedule:
+    """Of one topic; it never writes a run."""
+
+    memory_bytes: int = 0
+    is_reducing: bool = False
+
+    def reduce(self) -> None:
+        self.is_reducing = True
+
+    def room_again(self) -> None:
+        pass
+
+
+def test_topics_with_delayed_messages_are_held_while_there_are_too_many() -> None:
+    memory, one, two, idle = ScheduleMemory(100, TestClock()), Schedule(), Schedule(), Schedule()
+    memory.changed(idle)
+    for schedule, size_bytes in ((one, 150), (two, 50)):
+        schedule.memory_bytes = size_bytes
+        memory.changed(schedule)
+    assert memory.held_topics == 0
+
+    two.memory_bytes = 51
+    memory.changed(two)
+
+    assert memory.held_topics == 2
+    memory.left(one)
+    assert memory.held_topics == 0
+
+
+def test_that_producers_are_held_back_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, schedule = TestClock(), Schedule()
+    memory = ScheduleMemory(100, clock)
+
+    def fill() -> None:
+        for size_bytes in (201, 0, 300):
+            schedule.memory_bytes = size_bytes
+            memory.changed(schedule)
+        memory.left(schedule)
+
+    fill()
+    assert caplog.messages == [
+        "producers of delayed messages are held back until runs of these are written: 201 bytes"
+        " wait in memory, more than twice schedule_memory_bytes (100)"
+    ]
+    clock.ahead_s += 61
+    fill()
+
+    assert len(caplog.messages) == 2
