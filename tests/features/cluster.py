@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 from magnetar import Client
@@ -42,6 +40,9 @@ class FeatureCluster(Protocol):
     def bookie_bytes(self) -> dict[str, int]:
         """Bytes of each bookie's log files on disk."""
 
+    async def live_bytes(self) -> dict[str, int]:
+        """Of that, by each bookie's own account, what belongs to ledgers that are not deleted."""
+
     def resident_bytes(self, name: str) -> int:
         """Resident memory of the process that the part runs in."""
 
@@ -63,12 +64,3 @@ async def eventually(condition: Callable[[], bool], limit_s: float = GOES_ON_S) 
 def client_of(cluster: FeatureCluster) -> Client:
     """A client that knows every broker."""
     return Client(cluster.service_url, operation_timeout_seconds=60)
-
-
-def bytes_of(folder: Path) -> int:
-    """Of the files in a folder from which files may go at any time."""
-    total = 0
-    for file in folder.iterdir():
-        with suppress(FileNotFoundError):
-            total += file.stat().st_size
-    return total

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 
 from demo.cluster import ProcessCluster
+from demo.ports import LOOPBACK
 from tests.features.cluster import FeatureCluster
 from tests.features.embedded_cluster import (
     EmbeddedCluster,
@@ -55,6 +57,15 @@ class Processes:
             name: folder_bytes(self._processes.directory / name / "log")
             for name in self.bookie_names
         }
+
+    async def live_bytes(self) -> dict[str, int]:
+        async with ClientSession() as http:
+            return {name: await self._live_bytes(http, name) for name in self.bookie_names}
+
+    async def _live_bytes(self, http: ClientSession, name: str) -> int:
+        address = f"{LOOPBACK}:{self._processes.admin_ports[name]}"
+        async with http.get(f"http://{address}/v1/bookie") as reply:
+            return int((await reply.json())["live_bytes"])
 
     def resident_bytes(self, name: str) -> int:
         return resident_bytes_of(self._processes.children[name].pid)

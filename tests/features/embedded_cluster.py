@@ -149,6 +149,11 @@ class EmbeddedCluster:
     def bookie_bytes(self) -> dict[str, int]:
         return {name: folder_bytes(self._directory / name / "log") for name in BOOKIES}
 
+    async def live_bytes(self) -> dict[str, int]:
+        return {
+            name: node.storage.files.usage.total_bytes for name, node in self.bookies.items()
+        }
+
     def resident_bytes(self, name: str) -> int:
         return resident_bytes_of(os.getpid())
 
