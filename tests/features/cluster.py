@@ -28,6 +28,9 @@ class FeatureCluster(Protocol):
     @property
     def bookie_names(self) -> tuple[str, ...]: ...
 
+    def address_of(self, broker: str) -> str:
+        """The broker's `host:port`, for whoever wants this one and no other."""
+
     async def owner_of(self, topic: str) -> str:
         """The name of the broker that serves the topic, which gets one by the question."""
 
@@ -36,6 +39,13 @@ class FeatureCluster(Protocol):
 
     async def restart(self, name: str) -> None:
         """Start a killed one again, with its old data and port."""
+
+    async def silence(self, broker: str) -> None:
+        """Make it dead for the rest of the cluster, of which it learns nothing. A process of its
+        own stands still, and serves no client either."""
+
+    async def wake(self, broker: str) -> None:
+        """Let a silenced process go on. In this process none stands still: it stays cut off."""
 
     def bookie_bytes(self) -> dict[str, int]:
         """Bytes of each bookie's log files on disk."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -24,16 +25,20 @@ SESSION_TIMEOUT_S = 4.0
 
 
 class Processes:
-    """A ProcessCluster as a FeatureCluster; what a test killed is started again after it."""
+    """A ProcessCluster as a FeatureCluster; what a test killed or silenced comes back after it."""
 
     in_process = False
 
     def __init__(self, processes: ProcessCluster) -> None:
         self._processes = processes
         self._killed: set[str] = set()
+        self._silent: set[str] = set()
         self.service_url = processes.service_url
         self.broker_names = processes.broker_names
         self.bookie_names = processes.bookie_names
+
+    def address_of(self, broker: str) -> str:
+        return f"{LOOPBACK}:{self._processes.ports[broker]}"
 
     async def owner_of(self, topic: str) -> str:
         return await self._processes.owner_of(topic)
@@ -47,8 +52,18 @@ class Processes:
         self._processes.restart(name)
         self._killed.discard(name)
 
+    async def silence(self, broker: str) -> None:
+        self._silent.add(broker)
+        self._processes.children[broker].signal(signal.SIGSTOP)
+
+    async def wake(self, broker: str) -> None:
+        self._processes.children[broker].signal(signal.SIGCONT)
+        self._silent.discard(broker)
+
     async def heal(self) -> None:
         """Start again what is not running."""
+        for name in sorted(self._silent):
+            await self.wake(name)
         for name in sorted(self._killed):
             await self.restart(name)
 

@@ -91,7 +91,7 @@ class EmbeddedCluster:
 
     @property
     def service_url(self) -> str:
-        return "magnetar://" + ",".join(f"{LOOPBACK}:{self._ports[name]}" for name in BROKERS)
+        return "magnetar://" + ",".join(map(self.address_of, BROKERS))
 
     @property
     def broker_names(self) -> tuple[str, ...]:
@@ -100,6 +100,9 @@ class EmbeddedCluster:
     @property
     def bookie_names(self) -> tuple[str, ...]:
         return BOOKIES
+
+    def address_of(self, broker: str) -> str:
+        return f"{LOOPBACK}:{self._ports[broker]}"
 
     async def owner_of(self, topic: str) -> str:
         addresses = [str(node.address) for node in self.brokers.values()]
@@ -121,6 +124,15 @@ class EmbeddedCluster:
         session = self._sessions[name] = self.metadata.open_session()
         self._stacks[name] = AsyncExitStack()
         await (self._start_bookie if name in BOOKIES else self._start_broker)(name, session)
+
+    async def silence(self, broker: str) -> None:
+        assert self.metadata is not None
+        session = self._sessions[broker]
+        session.suspend()
+        await self.metadata.end_session(session.session_id)
+
+    async def wake(self, broker: str) -> None:
+        """See FeatureCluster."""
 
     async def _start_bookie(self, name: str, session: EmbeddedSession) -> None:
         folder = self._directory / name

@@ -8,9 +8,12 @@ import pytest
 
 from magnetar import Client, Consumer, ConsumerType, InitialPosition
 from magnetar.errors import ConsumerBusy
+from magnetar.wire import broker_pb2 as pb
 from tests.features.cluster import FeatureCluster, client_of, kill_owner
+from tests.features.raw_consumer import raw_consumer
 
 MESSAGES = 600
+OVERLAPPING, ACKNOWLEDGED = 10, 4
 
 
 async def _consume(consumer: Consumer, seen: list[int]) -> None:
@@ -66,3 +69,38 @@ async def test_of_failover_consumers_one_is_active_and_the_next_goes_on_where_it
     assert standby == []
     assert seen["first"] == list(range(MESSAGES // 2))
     assert seen["second"] == list(range(MESSAGES // 2, MESSAGES))
+
+
+@pytest.mark.parametrize(("wire_type", "consumer_type"), [
+    (pb.EXCLUSIVE, ConsumerType.Exclusive), (pb.FAILOVER, ConsumerType.Failover),
+], ids=["exclusive", "failover"])
+async def test_of_two_that_both_believe_to_be_active_only_the_new_owners_counts(
+    cluster: FeatureCluster, topic: str, wire_type: pb.SubscriptionType.ValueType,
+    consumer_type: ConsumerType,
+) -> None:
+    contents = [b"%d" % number for number in range(OVERLAPPING)]
+    async with client_of(cluster) as client, await client.create_producer(topic) as producer:
+        for content in contents:
+            await producer.send(content)
+    old_owner = await cluster.owner_of(topic)
+    other = next(name for name in cluster.broker_names if name != old_owner)
+    async with (
+        raw_consumer(cluster.address_of(old_owner), topic, wire_type) as first,
+        Client(
+            f"magnetar://{cluster.address_of(other)}", operation_timeout_seconds=60) as client,
+    ):
+        given_to_first = await first.receive(OVERLAPPING)
+        await cluster.silence(old_owner)
+        second = await client.subscribe(topic, "s", consumer_type=consumer_type)
+        given_to_second = [await second.receive(60_000) for _ in contents]
+        await first.acknowledge_all()
+        await cluster.wake(old_owner)
+        first_counts = await first.acknowledged()
+        await second.acknowledge_many(given_to_second[:ACKNOWLEDGED])
+        await second.close()
+        third = await client.subscribe(topic, "s", consumer_type=consumer_type)
+        left = [(await third.receive(60_000)).data for _ in contents[ACKNOWLEDGED:]]
+
+    assert given_to_first == [message.data for message in given_to_second] == contents
+    assert not first_counts
+    assert left == contents[ACKNOWLEDGED:]
