@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,12 @@ def _signature(name: str, method: Any) -> str:
 
 
 def _fields(kind: Any) -> Iterator[str]:
-    if hasattr(kind, "__dataclass_fields__"):
-        for name, field in kind.__dataclass_fields__.items():
-            yield f"- `{name}`: `{MODULE.sub('', str(field.type))}`"
-    else:
+    if issubclass(kind, Enum):
         for member in kind:
             yield f"- `{member.name}`"
+    else:
+        for name, hint in kind.__annotations__.items():
+            yield f"- `{name}`: `{MODULE.sub('', str(hint))}`"
 
 
 PAGES = {"admin_commands.md": commands, "admin_calls.md": calls}

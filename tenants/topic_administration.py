@@ -16,6 +16,7 @@ from typing import Protocol
 
 from magnetar.admin.schedule_values import ScheduleOutcome, SchedulePage
 from magnetar.admin.topic_values import (
+    PeekedMessages,
     SpaceReport,
     StoredMessage,
     SubscriptionStats,
@@ -105,7 +106,7 @@ class SubscriptionOperations(Protocol):
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1, *, member: str = ""
-    ) -> tuple[StoredMessage, ...]:
+    ) -> PeekedMessages:
         """The next messages not acknowledged; nothing is consumed."""
 
 

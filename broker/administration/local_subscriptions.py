@@ -14,7 +14,7 @@ from broker.broker import Broker
 from broker.conversation import OpenConsumer
 from broker.subscription import Subscription
 from broker.topic import Topic
-from magnetar.admin.topic_values import StoredMessage, SubscriptionStats, Where
+from magnetar.admin.topic_values import PeekedMessages, SubscriptionStats, Where
 from magnetar.enums import InitialPosition
 from magnetar.errors import InvalidArgument, ResourceInUse, SubscriptionNotFound
 from magnetar.runtime.clock import Clock
@@ -125,7 +125,7 @@ class LocalSubscriptions:
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1, *, member: str = ""
-    ) -> tuple[StoredMessage, ...]:
+    ) -> PeekedMessages:
         if not 1 <= max_messages <= PEEK_MESSAGES_MAX:
             raise InvalidArgument(f"peek at 1 to {PEEK_MESSAGES_MAX} messages")
         owner, chosen = await self._choose(topic, subscription, member)

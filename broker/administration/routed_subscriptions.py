@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.administration.merging import sum_of_partitions
 from broker.administration.routing import Routing
-from magnetar.admin.topic_values import StoredMessage, SubscriptionStats, Where
+from magnetar.admin.topic_values import PeekedMessages, SubscriptionStats, Where
 from magnetar.enums import InitialPosition
 from magnetar.errors import InvalidArgument
 from magnetar.message_id import MessageId
@@ -91,7 +91,7 @@ class RoutedSubscriptions:
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1, *, member: str = ""
-    ) -> tuple[StoredMessage, ...]:
+    ) -> PeekedMessages:
         found = await self._routing.where_subscribed(
             topic,
             lambda owner, name: owner.subscriptions.peek(
@@ -102,7 +102,8 @@ class RoutedSubscriptions:
             return found[0]
         messages = [message for part in found for message in part]
         messages.sort(key=lambda message: (message.append_timestamp, message.message_id))
-        return tuple(messages[:max_messages])
+        stopped_at = (message_id for part in found for message_id in part.stopped_at)
+        return PeekedMessages(messages[:max_messages], stopped_at)
 
     async def _refuse_id(self, topic: str, where: Where) -> None:
         names = await self._routing.names(topic)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from broker.administration.limits import (
     PAYLOAD_BYTES,
@@ -15,7 +15,7 @@ from broker.cursor import full_mask
 from broker.stored_entry import StoredEntry
 from broker.subscription import Subscription
 from broker.topic import Topic
-from magnetar.admin.topic_values import StoredMessage
+from magnetar.admin.topic_values import PeekedMessages, StoredMessage
 from magnetar.entry import EntryView, indexes_of, parse_prefix
 from magnetar.errors import InvalidArgument, MessageNotFound
 from magnetar.message_id import MessageId
@@ -72,9 +72,11 @@ async def message_at(topic: Topic, position: MessagePosition) -> StoredMessage:
     return message_of(entry, _view_of(entry), index, name)
 
 
-async def peek(subscription: Subscription, topic: Topic, most: int) -> tuple[StoredMessage, ...]:
-    """The next messages that are neither acknowledged nor passed over by the filter."""
+async def peek(subscription: Subscription, topic: Topic, most: int) -> PeekedMessages:
+    """The next messages that are neither acknowledged nor passed over by the filter; says where
+    it stopped when it did before their end."""
     found: list[StoredMessage] = []
+    read: Sequence[StoredEntry] = ()
     size_bytes = entries = 0
     after = await topic.log.before_ordinal(subscription.cursor.floor)
     while len(found) < most and entries < PEEK_ENTRIES:
@@ -86,12 +88,19 @@ async def peek(subscription: Subscription, topic: Topic, most: int) -> tuple[Sto
             for message in _wanted_of(entry, subscription, topic):
                 size_bytes += _size_of(message)
                 if found and size_bytes > PEEK_BYTES:
-                    return tuple(found)
+                    return PeekedMessages(found, [found[-1].message_id])
                 found.append(message)
                 if len(found) == most:
-                    return tuple(found)
+                    return PeekedMessages(found)
         after = read[-1].position
-    return tuple(found)
+    if not read or after >= topic.log.last_position:
+        return PeekedMessages(found)
+    return PeekedMessages(found, [_last_of(read[-1], topic)])
+
+
+def _last_of(entry: StoredEntry, topic: Topic) -> MessageId:
+    partition = TopicName.parse(topic.name).partition
+    return MessageId(partition, entry.ledger_id, entry.entry_id, entry.count - 1)
 
 
 def _size_of(message: StoredMessage) -> int:

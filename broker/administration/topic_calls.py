@@ -166,10 +166,12 @@ class TopicCalls:
     async def _peek_messages(
         self, request: pb.PeekMessagesRequest, reply: pb.PeekMessagesReply
     ) -> None:
-        for message in await self._for(request).subscriptions.peek(
+        found = await self._for(request).subscriptions.peek(
             request.topic, request.subscription, request.max_messages, member=request.member
-        ):
+        )
+        for message in found:
             fill(reply.messages.add(), message)
+        reply.stopped_at.extend(map(id_message, found.stopped_at))
 
     # --- messages
 

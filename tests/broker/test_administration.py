@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from broker.administration import stored_messages
 from broker.administration.routed import RoutedAdministration
 from magnetar.admin.topic_values import TopicSummary
 from magnetar.enums import ConsumerType, InitialPosition
@@ -239,6 +240,40 @@ async def test_peeking_shows_what_the_filter_wants() -> None:
         found = await admin.subscriptions.peek(TOPIC, "s", 10)
 
         assert [(message.data, message.tag) for message in found] == [(b"0", "red")]
+
+
+async def test_peeking_tells_where_it_stopped_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_messages, "PEEK_ENTRIES", 5)
+    async with one_broker() as (node, admin):
+        publisher = await Publisher.open(node, "p")
+        subscriber = await Subscriber.open(node, "s", shared=True)
+        receipts = [await publisher.publish(b"%d" % number) for number in range(6)]
+        await subscriber.receive(6)
+        await subscriber.acknowledge(*map(position_of, subscriber.deliveries[1:5]))
+
+        stopped = await admin.subscriptions.peek(TOPIC, "s", 2)
+        enough = await admin.subscriptions.peek(TOPIC, "s", 1)
+        monkeypatch.setattr(stored_messages, "PEEK_ENTRIES", 6)
+        to_the_end = await admin.subscriptions.peek(TOPIC, "s", 3)
+
+        assert [message.data for message in stopped] == [b"0"]
+        assert stopped.stopped_at == (
+            MessageId(-1, receipts[4].ledger_id, receipts[4].entry_id, 0),)
+        assert [message.data for message in enough] == [b"0"] and enough.stopped_at == ()
+        assert [message.data for message in to_the_end] == [b"0", b"5"]
+        assert to_the_end.stopped_at == ()
+
+
+async def test_peeking_tells_that_an_answer_took_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_messages, "PEEK_BYTES", 2)
+    async with one_broker() as (node, admin):
+        await Subscriber.open(node, "s", permits=0)
+        await (await Publisher.open(node, "p")).publish(b"0", b"1", b"2")
+
+        found = await admin.subscriptions.peek(TOPIC, "s", 3)
+
+        assert [message.data for message in found] == [b"0", b"1"]
+        assert found.stopped_at == (found[1].message_id,)
 
 
 async def test_a_message_is_found_by_its_id() -> None:

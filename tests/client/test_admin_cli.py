@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from broker.administration import stored_messages
 from magnetar.cli.admin import arguments
 from magnetar.cli.app import app
 from magnetar.cli.printing import size, when
@@ -98,6 +99,26 @@ def test_topics_from_the_first_to_the_last_day(shell: Shell, url: str) -> None:
     assert shell.text("topics truncate orders --yes") == "2 messages deleted\n"
     shell.text("topics delete orders --yes")
     assert isinstance(shell.error("topics get orders"), TopicNotFound)
+
+
+def test_a_peek_tells_where_it_stopped_looking(
+    shell: Shell, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_messages, "PEEK_ENTRIES", 1)
+    shell.text("topics create orders")
+    shell.text("subscriptions create orders s --at earliest")
+    with Client(url) as client:
+        client.subscribe("orders", "red", tags="red").close()
+    ids = publish(url, "orders", b"one", b"two", tag="blue")
+    told = f"looked no further than {ids[0]}: there may be more after it\n"
+
+    some = shell.run("subscriptions peek orders s -n 2")
+    as_json = shell.run("subscriptions peek orders s -n 2 --json")
+    none = shell.run("subscriptions peek orders red -n 2")
+
+    assert "    one" in some.stdout and some.stderr == told
+    assert len(json.loads(as_json.stdout)) == 1 and as_json.stderr == told
+    assert (none.stdout, none.stderr) == ("", told)
 
 
 def test_subscriptions_and_messages(shell: Shell, url: str) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from magnetar.admin.codec import read, where_message
-from magnetar.admin.topic_values import StoredMessage, SubscriptionStats, Where
+from magnetar.admin.codec import id_of, read, where_message
+from magnetar.admin.topic_values import (
+    PeekedMessages,
+    StoredMessage,
+    SubscriptionStats,
+    Where,
+)
 from magnetar.admin.topics import MAX_UINT64, count, full
 from magnetar.admin.transport import Transport, ask
 from magnetar.enums import InitialPosition
@@ -99,13 +104,17 @@ class Subscriptions:
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1, *, member: str = ""
-    ) -> tuple[StoredMessage, ...]:
+    ) -> PeekedMessages:
         """The next messages it has not acknowledged, which stay where they are. Fewer than asked
-        for when there are no more, or when the answer would grow too large. Of a broadcast group
-        one `member` is to be named, if it has several; else InvalidArgument."""
+        for when there are no more, or when looking ended early, over long stretches of what is
+        acknowledged or not wanted by the filter, or since the answer would grow too large:
+        `stopped_at` of the answer then says where. Of a broadcast group one `member` is to be
+        named, if it has several; else InvalidArgument."""
         request = pb.PeekMessagesRequest(
             topic=full(topic), subscription=subscription,
             max_messages=count(max_messages, "max_messages"), member=member,
         )
         reply = await ask(self._transport, "PeekMessages", request, pb.PeekMessagesReply)
-        return tuple(read(StoredMessage, one) for one in reply.messages)
+        return PeekedMessages(
+            (read(StoredMessage, one) for one in reply.messages), map(id_of, reply.stopped_at)
+        )

@@ -5,8 +5,9 @@ Field names are those of the messages in `proto/admin.proto`, which `codec` reli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from magnetar.enums import ConsumerType, InitialPosition
 from magnetar.message_id import MessageId
@@ -263,3 +264,22 @@ class StoredMessage:
     redelivery_count: int = 0
     scheduled_id: ScheduledId | None = None
     """What `send` answered with, for a message that was to be delivered later."""
+
+
+class PeekedMessages(tuple[StoredMessage, ...]):
+    """What a peek found.
+
+    `stopped_at` is empty when these are as many as were asked for, or all there are. Otherwise
+    looking ended early, at the message named, of each partition where it did: a call reads 10,000
+    entries of one and answers with 4 MiB. What comes after it was not looked at, and a reader that
+    starts there sees it.
+    """
+
+    stopped_at: tuple[MessageId, ...]
+
+    def __new__(
+        cls, messages: Iterable[StoredMessage] = (), stopped_at: Iterable[MessageId] = ()
+    ) -> Self:
+        made = super().__new__(cls, messages)
+        made.stopped_at = tuple(stopped_at)
+        return made

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Json, ServiceUrl
-from magnetar.cli.printing import as_json, table
+from magnetar.cli.printing import as_json, table, tell_where_stopped
 from magnetar.dead_letter import REDRIVE, DeadLetter
 from magnetar.errors import SubscriptionNotFound
 
 if TYPE_CHECKING:
-    from magnetar.admin.topic_values import StoredMessage
+    from magnetar.admin.topic_values import PeekedMessages
     from magnetar.redrive import RedriveReport
 
 app = typer.Typer(
@@ -118,16 +117,18 @@ def _tell(report: RedriveReport) -> None:
         typer.echo(f"\r{report.moved} moved {report.problem}\033[K", err=True, nl=False)
 
 
-def _waiting(url: str, topic: str, subscription: str, count: int) -> Iterator[StoredMessage]:
+def _waiting(url: str, topic: str, subscription: str, count: int) -> PeekedMessages:
     from magnetar.sync import Client
 
     with Client(url, operation_timeout_seconds=TIMEOUT_S) as client:
         try:
-            yield from client.admin.subscriptions.peek(topic, subscription, count)
+            found = client.admin.subscriptions.peek(topic, subscription, count)
         except SubscriptionNotFound as error:
             raise SubscriptionNotFound(
                 f"{error}: it has had no dead letters, or they are kept by another (-s)"
             ) from error
+    tell_where_stopped(found)
+    return found
 
 
 def _time(time_ms: int) -> str:

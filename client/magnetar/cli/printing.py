@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from magnetar.admin.topic_values import PeekedMessages
 
 GAP = "  "
 
@@ -137,3 +140,10 @@ def names(found: Sequence[str], json_wanted: bool, none: str) -> None:
         typer.echo(none, err=True)
     else:
         typer.echo("\n".join(found))
+
+
+def tell_where_stopped(found: PeekedMessages) -> None:
+    """On stderr: looking for messages ended early."""
+    if found.stopped_at:
+        places = ", ".join(map(str, found.stopped_at))
+        typer.echo(f"looked no further than {places}: there may be more after it", err=True)

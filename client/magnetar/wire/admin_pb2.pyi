@@ -1954,19 +1954,25 @@ class PeekMessagesReply(_message.Message):
 
     ERROR_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    STOPPED_AT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def error(self) -> _broker_pb2.Error: ...
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredMessage]: ...
+    @_builtins.property
+    def stopped_at(self) -> _containers.RepeatedCompositeFieldContainer[Global___MessageIdData]:
+        """Where looking for more ended early, of each partition where it did: at this message."""
+
     def __init__(
         self,
         *,
         error: _broker_pb2.Error | None = ...,
         messages: _abc.Iterable[Global___StoredMessage] | None = ...,
+        stopped_at: _abc.Iterable[Global___MessageIdData] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "messages", b"messages", "stopped_at", b"stopped_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

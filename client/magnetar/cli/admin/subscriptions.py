@@ -19,7 +19,7 @@ from magnetar.cli.admin.arguments import (
 from magnetar.cli.admin.messages import show
 from magnetar.cli.admin.topic_report import report_subscription
 from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
-from magnetar.cli.printing import as_json, counted, names
+from magnetar.cli.printing import as_json, counted, names, tell_where_stopped
 from magnetar.cli.times import milliseconds
 
 app = typer.Typer(
@@ -165,7 +165,8 @@ def peek(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="At most so many.")] = 1,
     member: Member = "", json: Json = False, url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """Show the next messages not acknowledged. They stay where they are.
+    """Show the next messages not acknowledged. They stay where they are. Says on stderr where it
+    stopped looking, after 10,000 entries of others or 4 MiB of messages.
 
     \b
     magnetar admin subscriptions peek orders billing -n 5
@@ -174,10 +175,11 @@ def peek(
         found = admin.subscriptions.peek(topic, subscription, count, member=member)
     if json:
         as_json(found)
-        return
-    if not found:
-        typer.echo("no messages", err=True)
-    for number, message in enumerate(found):
-        if number:
-            typer.echo()
-        show(message)
+    else:
+        for number, message in enumerate(found):
+            if number:
+                typer.echo()
+            show(message)
+        if not found and not found.stopped_at:
+            typer.echo("no messages", err=True)
+    tell_where_stopped(found)
