@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from broker.administration import stored_messages
+from magnetar.cli import places
 from magnetar.cli.admin import arguments
 from magnetar.cli.app import app
 from magnetar.cli.printing import size, when
@@ -145,6 +146,15 @@ def test_subscriptions_and_messages(shell: Shell, url: str) -> None:
     assert shell.json("subscriptions list orders") == []
 
 
+def test_a_long_message_is_shown_cut_and_printed_whole(shell: Shell, url: str) -> None:
+    content = b"0123456789abcdef" * (3 << 16)
+    (id,) = publish(url, "orders", content)
+
+    assert shell.text(f"messages get orders {id}").endswith("...\n")
+    assert shell.text(f"messages get orders {id} --raw") == content.decode()
+    assert shell.json(f"messages get orders {id}")["data"] == content.decode()
+
+
 def test_what_is_scheduled_is_listed_cancelled_and_moved(shell: Shell, url: str) -> None:
     with Client(url) as client, client.create_producer("orders") as producer:
         kept, moved = (producer.send(b"x", deliver_after=hours * 3600) for hours in (1, 2))
@@ -248,20 +258,20 @@ def test_every_command_has_help() -> None:
     ("1700000000000", 1_700_000_000_000), ("2026-01-31T09:30+00:00", 1_769_851_800_000),
 ])
 def test_places_are_read(text: str, meant: Any) -> None:
-    assert arguments.where(text) == meant
+    assert places.where(text) == meant
 
 
 def test_places_may_be_so_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time_ns", lambda: 10_000_000 * 1_000_000)
 
-    assert arguments.where("30m") == 10_000_000 - 30 * 60_000
+    assert places.where("30m") == 10_000_000 - 30 * 60_000
     assert milliseconds("500ms") == milliseconds("500") == 500
 
 
 @pytest.mark.parametrize("text", ["", "x", "1:2:3", "a:b", "31.1.2026", "10x"])
 def test_what_is_no_place_is_refused_in_words(text: str) -> None:
     with pytest.raises(InvalidArgument, match="write"):
-        arguments.where(text)
+        places.where(text)
 
 
 @pytest.mark.parametrize("text", ["1x", "h", "-1s", "1.5h", ""])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Json, ServiceUrl
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Json, ServiceUrl, Tags
 from magnetar.cli.printing import as_json, table, tell_where_stopped
 from magnetar.dead_letter import REDRIVE, DeadLetter
 from magnetar.errors import SubscriptionNotFound
@@ -80,7 +80,7 @@ def redrive(
     filter: Annotated[
         str, typer.Option(help="Only these, as: dead_letter.reason LIKE '%timeout%'.")
     ] = "",
-    tags: Annotated[str, typer.Option(help="Only these, as: TagA || TagB; * is all.")] = "*",
+    tags: Tags = "*",
     subscription: Subscription = REDRIVE,
     patience_s: Annotated[
         int, typer.Option(min=1, help="Give up when nothing moved for so long.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl, pairs
 from magnetar.cli.printing import counted
 from magnetar.cli.times import POINT, WHEN, is_duration, milliseconds, time_ms
 from magnetar.errors import InvalidArgument
@@ -76,13 +76,6 @@ def _delivery(text: str) -> dict[str, Any]:
     return {"deliver_at": time_ms(text, WHEN)}
 
 
-def _pairs(given: list[str]) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in given]
-    if not all(key and sign for key, sign, _ in pairs):
-        raise InvalidArgument("a property is given as -p KEY=VALUE")
-    return {key: value for key, _, value in pairs}
-
-
 def produce(
     topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
     message: Annotated[
@@ -134,7 +127,7 @@ def produce(
     from magnetar.sync import Client
 
     options = {
-        "properties": _pairs(property or []), "tag": tag or None,
+        "properties": pairs(property), "tag": tag or None,
         "time_to_live": ttl_ms / 1000 or None, "partition_key": key or None,
         "ordering_key": ordering_key or None,
         "event_timestamp": time_ms(event_time) if event_time else None, **_delivery(deliver),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.admin.arguments import Topic, administration, message_id
-from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.admin.arguments import Topic, administration
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Json, ServiceUrl
+from magnetar.cli.places import message_id
 from magnetar.cli.printing import as_json, names, record, size, when
+from magnetar.errors import MessageNotFound
 
 if TYPE_CHECKING:
     from magnetar.admin.topic_values import StoredMessage
+    from magnetar.sync import Client
 
 app = typer.Typer(
     help="Single messages, looked at without consuming them.", no_args_is_help=True,
@@ -54,19 +58,40 @@ def get(
 ) -> None:
     """Show a message by its id.
 
+    Shows the beginning of a long content; --raw and --json print all of it.
+
     \b
     magnetar admin messages get orders 17:0:-1:0
     magnetar admin messages get orders 17:0:-1:0 --raw > content
     """
+    from magnetar.sync import Client
+
     wanted = message_id(id)
-    with administration(url) as admin:
-        found = admin.messages.get(topic, wanted)
+    with Client(url, operation_timeout_seconds=TIMEOUT_S) as client:
+        found = client.admin.messages.get(topic, wanted)
+        if raw or json:
+            found = _whole(client, found)
     if raw:
         sys.stdout.buffer.write(found.data)
     elif json:
         as_json(found)
     else:
         show(found)
+
+
+def _whole(client: Client, found: StoredMessage) -> StoredMessage:
+    """With all of its content: what administration cuts is read as any message is."""
+    if len(found.data) == found.data_bytes:
+        return found
+    with client.create_reader(
+        found.topic_name, found.message_id, start_message_id_inclusive=True,
+        receiver_queue_size=1,
+    ) as reader:
+        message = reader.read_next(int(TIMEOUT_S * 1000))
+    if message.message_id != found.message_id:
+        raise MessageNotFound(
+            f"{found.message_id} of {found.topic_name} was deleted while it was read")
+    return replace(found, data=message.data)
 
 
 @app.command("last-id")

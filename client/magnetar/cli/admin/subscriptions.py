@@ -7,18 +7,17 @@ from typing import Annotated
 import typer
 
 from magnetar.cli.admin.arguments import (
-    WHERE,
     Member,
     Subscription,
     Topic,
     Yes,
     administration,
     confirm,
-    where,
 )
 from magnetar.cli.admin.messages import show
 from magnetar.cli.admin.topic_report import report_subscription
 from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.places import WHERE, where
 from magnetar.cli.printing import as_json, counted, names, tell_where_stopped
 from magnetar.cli.times import milliseconds
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from magnetar.cli.admin.arguments import Properties, Yes, administration, confirm, pairs
-from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.admin.arguments import Yes, administration, confirm
+from magnetar.cli.options import DEFAULT_URL, Json, Properties, ServiceUrl, pairs
 from magnetar.cli.printing import as_json, names, plain, record
 
 app = typer.Typer(
