@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from magnetar import __version__
-from magnetar.cli import consume, dlq, perf, produce
+from magnetar.cli import consume, dlq, perf, produce, pull, read, request
 from magnetar.cli.admin import group as admin
 from magnetar.errors import ConnectionFailed, MagnetarError
 
@@ -79,6 +79,9 @@ def settings(
 
 app.command("produce")(produce.produce)
 app.command("consume")(consume.consume)
+app.command("read")(read.read)
+app.command("pull")(pull.pull)
+app.command("request")(request.request)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(perf.app, name="perf")
 app.add_typer(admin.app, name="admin")

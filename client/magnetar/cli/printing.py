@@ -18,7 +18,7 @@ GAP = "  "
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it. Bytes are text where they are UTF-8, and else under another name."""
+    """As JSON has it; bytes as `readable` has them."""
     from magnetar.message_id import MessageId
     from magnetar.scheduled_id import ScheduledId
 
@@ -29,7 +29,7 @@ def plain(value: Any) -> Any:
         for field in fields(value):
             part = getattr(value, field.name)
             if isinstance(part, bytes):
-                found |= _bytes(field.name, part)
+                found |= readable(field.name, part)
             else:
                 found[field.name] = plain(part)
         return found
@@ -40,7 +40,8 @@ def plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _bytes(name: str, value: bytes) -> dict[str, str]:
+def readable(name: str, value: bytes) -> dict[str, str]:
+    """Bytes under their name where they are UTF-8, else in Base64 under NAME_base64."""
     try:
         return {name: value.decode()}
     except UnicodeDecodeError:
