@@ -53,7 +53,7 @@ class TopicConsumer(ConsumerLink, Consumer):
         self._returned = self._return_known = 0
         """The last request that gave something back; both are equal once it is answered."""
         self._acknowledger = Acknowledger(queue)
-        self._negatives = NegativeAcknowledger()
+        self._negatives = NegativeAcknowledger(self.topic)
         timeout_ms = options.unacked_messages_timeout_ms
         self._timeouts = AcknowledgementTimeouts(timeout_ms / 1000) if timeout_ms else None
         self._timer: asyncio.TimerHandle | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -15,6 +16,8 @@ REASON_BYTES = 1024
 REASONS_A_REQUEST = 1000
 KEPT_ENTRIES = 10_000
 """Entries given back while there was no link; beyond it the oldest come again without delay."""
+
+_log = logging.getLogger(__name__)
 
 
 class Terms(NamedTuple):
@@ -37,13 +40,14 @@ def shortened(reason: str) -> str:
 
 
 class NegativeAcknowledger:
-    """Collects for one consumer.
+    """Collects for one consumer of a topic.
 
     What could not be sent when the link was lost is kept: the next link brings those messages
     again, and then they are given back on the same terms instead of being handed out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
         self._groups: dict[Terms, dict[Position, int | None]] = {}
         self._kept: dict[Position, list[tuple[Terms, int | None]]] = {}
 
@@ -77,13 +81,21 @@ class NegativeAcknowledger:
     def link_lost(self) -> None:
         """Keep what was not sent; what was, the next link brings again without more ado."""
         groups, self._groups = self._groups, {}
+        dropped = 0
         for terms, group in groups.items():
             if terms.uncounted:
                 continue
             for position, bits in group.items():
                 if len(self._kept) >= KEPT_ENTRIES and position not in self._kept:
                     del self._kept[next(iter(self._kept))]
+                    dropped += 1
                 self._kept.setdefault(position, []).append((terms, bits))
+        if dropped:
+            _log.warning(
+                "a consumer of %s gave back messages of more than %d entries while it had no link:"
+                " those of the first %d come again at once, without their delay and reason",
+                self._topic, KEPT_ENTRIES, dropped,
+            )
 
     @property
     def keeps(self) -> bool:

@@ -10,7 +10,7 @@ from magnetar import Client, Consumer, InitialPosition, Message, RedeliveryBacko
 from magnetar.consumer import TopicConsumer
 from magnetar.errors import AlreadyClosed, InvalidArgument, OperationTimeout
 from magnetar.message_id import MessageId
-from magnetar.negative_acknowledgements import shortened
+from magnetar.negative_acknowledgements import KEPT_ENTRIES, NegativeAcknowledger, Terms, shortened
 from magnetar.redelivery_backoff import LONGEST_DELAY_MS, backoff_of
 from tests.client.memory_broker import MemoryCluster
 from tests.client.memory_subscription import MemorySubscription
@@ -218,3 +218,25 @@ def test_a_steady_backoff_needs_no_count() -> None:
     assert RedeliveryBackoff(1, 60, 1).delay_ms(10**9) == 1000
     assert backoff_of([1], 0).delay_ms(10**9) == 1000
     assert RedeliveryBackoff().delay_ms(10**9) == 60_000
+
+
+def test_what_is_given_back_without_a_link_is_kept_up_to_a_bound_and_told_beyond(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    terms, negatives = Terms(60_000, "no stock"), NegativeAcknowledger("orders")
+    for entry in range(KEPT_ENTRIES):
+        negatives.add((1, entry), None, terms)
+    negatives.link_lost()
+    assert caplog.messages == []
+
+    for entry in range(3):
+        negatives.add((2, entry), None, terms)
+    negatives.link_lost()
+
+    assert caplog.messages == [
+        "a consumer of orders gave back messages of more than 10000 entries while it had no link:"
+        " those of the first 3 come again at once, without their delay and reason"
+    ]
+    assert not list(negatives.take_kept((1, 2), 0b1))
+    assert list(negatives.take_kept((1, 3), 0b1)) == [(terms, 0b1)]
+    assert list(negatives.take_kept((2, 2), 0b1)) == [(terms, 0b1)]
