@@ -10,14 +10,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from magnetar.admin.sync import Messages
 from magnetar.cli.app import app
 from magnetar.cli.read import up_to
 from magnetar.enums import InitialPosition
-from magnetar.errors import InvalidArgument, MagnetarError, OperationTimeout, RequestFailed
+from magnetar.errors import (
+    InvalidArgument,
+    MagnetarError,
+    OperationTimeout,
+    RequestFailed,
+    TopicNotFound,
+)
 from magnetar.message import Message
 from magnetar.message_id import MessageId
 from magnetar.sync import Client
-from magnetar.sync.reader import Reader
 
 PATIENCE_MS = 5_000
 
@@ -150,6 +156,14 @@ def test_an_empty_topic_is_read_at_once(shell: Shell) -> None:
     assert shell.lines("read", "empty") == []
 
 
+@pytest.mark.parametrize("more", [(), ("--follow",)])
+def test_a_topic_that_is_not_there_is_not_made_by_reading(
+    shell: Shell, more: tuple[str, ...]
+) -> None:
+    assert isinstance(shell.error("read", "oders", *more), TopicNotFound)
+    assert shell.lines("admin", "topics", "list") == []
+
+
 def test_what_comes_is_followed(shell: Shell, url: str) -> None:
     publish(url, "orders", b"there")
     with subprocess.Popen(
@@ -192,7 +206,7 @@ def test_messages_that_should_be_there_and_do_not_come_are_an_error(
 ) -> None:
     shell.lines("admin", "topics", "create", "truncated")
     last = MessageId(-1, 7, 0, 0)
-    monkeypatch.setattr(Reader, "last_message_ids", lambda reader: {reader.topic: last})
+    monkeypatch.setattr(Messages, "last_ids", lambda _messages, _topic: (last,))
     monkeypatch.setattr("magnetar.cli.read.PATIENCE_MS", 1)
 
     error = shell.error("read", "truncated")

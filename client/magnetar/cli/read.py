@@ -58,12 +58,10 @@ def read(
         raise InvalidArgument(
             "whether more will match --filter or --tags cannot be known:"
             " say how long to wait for it with --wait-ms, or --follow")
-    with (
-        Client(url, operation_timeout_seconds=TIMEOUT_S) as client,
-        _reader(client, topic, place, filter, tags) as reader,
-    ):
-        ends = None if follow else _ends(client, reader, place)
-        _print(reader, ends, count, wait_ms, json)
+    with Client(url, operation_timeout_seconds=TIMEOUT_S) as client:
+        ends = _ends(client, topic, place)  # first: opening a reader would make the topic
+        with _reader(client, topic, place, filter, tags) as reader:
+            _print(reader, None if follow else ends, count, wait_ms, json)
 
 
 def _reader(client: Client, topic: str, place: Where, filter: str, tags: str) -> Reader:
@@ -73,30 +71,25 @@ def _reader(client: Client, topic: str, place: Where, filter: str, tags: str) ->
         return client.create_reader(
             topic, place, start_message_id_inclusive=True, filter=filter, tags=tags)
     reader = client.create_reader(topic, InitialPosition.Latest, filter=filter, tags=tags)
-    try:
-        reader.seek(place)
-    except BaseException:
-        reader.close()
-        raise
+    reader.seek(place)
     return reader
 
 
-def _ends(client: Client, reader: Reader, place: Where) -> Ends:
-    """The last message of each partition that has any from `place` on."""
+def _ends(client: Client, topic: str, place: Where) -> Ends:
+    """The last message of each partition that has any from `place` on; raises TopicNotFound."""
     from magnetar import InitialPosition, MessageId
 
-    found = {}
-    for topic, last in reader.last_message_ids().items():
-        if last is None or place is InitialPosition.Latest:
-            continue
+    messages = client.admin.messages
+
+    def lies_before(last: MessageId) -> bool:
         if isinstance(place, int):
-            stored_ms = client.admin.messages.get(topic, last).append_timestamp
-            if stored_ms < place:
-                continue
-        elif isinstance(place, MessageId) and _position(last) < _position(place):
-            continue
-        found[last.partition] = last
-    return found
+            return messages.get(topic, last).append_timestamp < place
+        if isinstance(place, MessageId):
+            return _position(last) < _position(place)
+        return place is InitialPosition.Latest
+
+    return {
+        last.partition: last for last in messages.last_ids(topic) if not lies_before(last)}
 
 
 def _position(message_id: MessageId) -> tuple[int, int, int]:
