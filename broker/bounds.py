@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from broker.subscription_stats import Block
@@ -24,20 +23,20 @@ NOTICE_PAUSE_S = 60.0
 _log = logging.getLogger(__name__)
 
 
-def bounds_met(subscription: Subscription) -> Iterator[Block]:
+def bounds_met(subscription: Subscription) -> list[Block]:
     """Those reached now. The cost does not grow with the number of consumers or messages."""
-    dispatcher = subscription.dispatcher
-    desk = dispatcher.desk
+    desk = subscription.dispatcher.desk
+    met = desk.bounds_met()
     if desk.consumer_bound_met():
-        yield Block.CONSUMER_BOUND
-    yield from desk.bounds_met()
-    waits_for = subscription.dispatch_blocked()
-    if waits_for in (Block.DEAD_LETTER_BOUND, Block.STATE_NOT_DURABLE):
-        yield waits_for
-    if dispatcher.lost_track:
-        yield Block.TRACKING_BOUND
+        met.append(Block.CONSUMER_BOUND)
+    waits_for = subscription.limit_waited_for()
+    if waits_for is not None:
+        met.append(waits_for)
+    if desk.lost_track:
+        met.append(Block.TRACKING_BOUND)
     if subscription.counts.reasons_full:
-        yield Block.REASONS_BOUND
+        met.append(Block.REASONS_BOUND)
+    return met
 
 
 def text_of(subscription: Subscription, block: Block) -> str:
@@ -57,7 +56,7 @@ class BoundNotice:
 
     def look(self) -> None:
         """After a turn of dispatch."""
-        was, self._met = self._met, list(bounds_met(self._subscription))
+        was, self._met = self._met, bounds_met(self._subscription)
         for block in self._met:
             if block not in was:
                 self._tell(block)

@@ -228,13 +228,16 @@ class Subscription:
 
     def dispatch_blocked(self) -> Block | None:
         """Why nothing at all may go out; None when something may."""
+        limit = self.limit_waited_for()
+        if limit is None and self.name and self.dispatcher.mode.guarded:
+            return self._host.guarded_dispatch_blocked()
+        return limit
+
+    def limit_waited_for(self) -> Block | None:
+        """Of the reasons why nothing at all may go out: a limit that was reached."""
         if self.expiry.full:
             return Block.DEAD_LETTER_BOUND
-        if self._acknowledging.stalled:
-            return Block.STATE_NOT_DURABLE
-        if self.name and self.dispatcher.mode.guarded:
-            return self._host.guarded_dispatch_blocked()
-        return None
+        return Block.STATE_NOT_DURABLE if self._acknowledging.stalled else None
 
     def turn_ended(self) -> None:
         """See DispatchHost."""

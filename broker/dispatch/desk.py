@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from broker.consumer_session import ConsumerSession
@@ -165,14 +165,14 @@ class Desk:
             del found[consumer]
         return False
 
-    def bounds_met(self) -> Iterator[Block]:
+    def bounds_met(self) -> list[Block]:
         """What keeps back messages that were never delivered, whoever may take them."""
-        if self._at_flight_bound():
-            yield Block.FLIGHT_BOUND
-        elif self.fresh_room() <= 0:
-            yield Block.SUBSCRIPTION_BOUND
+        met = []
+        if self.fresh_room() <= 0:
+            met.append(Block.FLIGHT_BOUND if self._at_flight_bound() else Block.SUBSCRIPTION_BOUND)
         if self.at_look_ahead_bound():
-            yield Block.LOOK_AHEAD_BOUND
+            met.append(Block.LOOK_AHEAD_BOUND)
+        return met
 
     def fresh_room(self) -> int:
         """How many messages that were never delivered may be."""
