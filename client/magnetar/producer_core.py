@@ -19,6 +19,7 @@ from itertools import accumulate
 
 from magnetar.batch import OVERHEAD_BYTES, Batch, Options, encoded_batch
 from magnetar.entry import Codec, parse_header
+from magnetar.entry.layout import HEADER
 from magnetar.errors import (
     ConnectionFailed,
     InvalidArgument,
@@ -87,6 +88,8 @@ class ProducerCore:
         self.producer_name = ""
         self.producer_epoch = 0
         self.max_message_bytes = 5 << 20
+        self._batch_bytes = self.limits.batch_bytes
+        """What a batch is filled up to: the topic's limit of a message is one of a batch."""
         self.pending_bytes = 0
         self._refused_bytes = 0
         self.acknowledged_messages = 0
@@ -168,7 +171,7 @@ class ProducerCore:
             ):
                 batch = self._new_batch(None)
             start = len(batch.payloads)
-            free = self.limits.batch_bytes - batch.size_bytes
+            free = self._batch_bytes - batch.size_bytes
             most = self.limits.batch_messages - start if self.limits.batching else 1
             if batch.first_sequence_id <= self._stored_before:
                 most = min(most, self._stored_before + 1 - self._upcoming(None))
@@ -248,6 +251,9 @@ class ProducerCore:
         self._linked = True
         self.producer_name, self.producer_epoch = producer_name, producer_epoch
         self.max_message_bytes = max_message_bytes or self.max_message_bytes
+        room_bytes = self.max_message_bytes - HEADER.size - len(producer_name.encode())
+        # Half: with all columns a message takes more than the overhead that is counted for it.
+        self._batch_bytes = min(self.limits.batch_bytes, room_bytes // 2)
         self._stored_before = max(self._stored_before, last_sequence_id)
         if self._next_sequence_id is None:
             initial = self._initial_sequence_id
@@ -363,7 +369,7 @@ class ProducerCore:
         return self._next_sequence_id
 
     def _fits(self, batch: Batch, size: int, sequence_id: int | None) -> bool:
-        if batch.size_bytes + size > self.limits.batch_bytes or (
+        if batch.size_bytes + size > self._batch_bytes or (
             len(batch.payloads) >= self.limits.batch_messages
         ):
             return False

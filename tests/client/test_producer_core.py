@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magnetar.batch import OVERHEAD_BYTES, Batch
-from magnetar.entry import EntryView
+from magnetar.batch import OVERHEAD_BYTES, Batch, Options
+from magnetar.entry import EntryView, parse_header
 from magnetar.errors import ConnectionFailed, InvalidFrame, ProducerFenced, SequenceOverlap
 from magnetar.producer_core import ProducerCore, ProducerLimits
 
@@ -53,6 +53,31 @@ def test_full_batches_go_out_up_to_the_depth_and_frames_have_a_bound() -> None:
     core.add_many([bytes(size)] * 9)
 
     assert [len(core.next_batches()) for _ in range(4)] == [3, 2, 0, 0]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_batches_of_small_messages_keep_to_the_limit_of_the_topic(many: bool) -> None:
+    core = ProducerCore(StoppedClock(), ProducerLimits(batches_in_flight=1_000))
+    core.opened("p" * 200, 1, -1, 1_024)
+    options = Options(
+        {"k": "v"}, "partition", "ordering", 1, 2, "tag", 3,
+        sum(map(len, ("k", "v", "partition", "ordering", "tag"))))
+    if many:
+        core.add_many([b"x"] * 200)
+    else:
+        for _ in range(200):
+            core.add(b"x", options=options)
+
+    sent: list[bytes] = []
+    while frame := core.next_batches():
+        sent += frame
+        for batch in frame:
+            header = parse_header(batch)
+            core.receipt(header.first_sequence_id, header.count, 7, 0)
+
+    assert max(map(len, sent)) <= 1_024
+    assert sum(EntryView(batch).count for batch in sent) == 200
+    assert len(sent) < 100
 
 
 def test_resends_are_the_same_bytes_in_the_same_order() -> None:
