@@ -30,7 +30,7 @@ async def clear_backlog(log: TopicLog, subscription: Subscription) -> int:
     return await _give_up_below(subscription, log.end_ordinal)
 
 
-async def expire_messages(log: TopicLog, subscription: Subscription, older_than_ms: int) -> int:
+async def expire_messages(subscription: Subscription, older_than_ms: int) -> int:
     """What was appended longer ago than that. Raises InvalidArgument."""
     if older_than_ms < 0:
         raise InvalidArgument(f"an age is not negative: {older_than_ms} ms")

@@ -178,13 +178,6 @@ class Cursor:
                 found |= bits << shift if shift >= 0 else bits >> -shift
         return found & ((1 << count) - 1)
 
-    def contains(self, ordinal: int) -> bool:
-        """True when `ordinal` is acknowledged."""
-        if ordinal < self._floor:
-            return True
-        bits = self._chunks.get(ordinal >> CHUNK_BITS, 0)
-        return bool(bits >> (ordinal & CHUNK_MASK) & 1)
-
     def chunks(self) -> list[tuple[int, int]]:
         """All bits above the floor, ascending by chunk: what a snapshot stores."""
         return sorted(self._chunks.items())

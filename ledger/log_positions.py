@@ -57,11 +57,6 @@ class LogPositions(ABC):
         """The next entry's; beyond the end, a position from which `read` finds what comes."""
         return self.resolve(Position(position.ledger_id, EntryId(position.entry_id + 1)))
 
-    @property
-    def next_position_to_read(self) -> Position:
-        """After the last confirmed entry."""
-        return self.position_after(self.last_confirmed)
-
     def resolve(self, position: Position) -> Position:
         """The first position of the log at or after one that may be trimmed or past the end of
         its ledger; itself beyond the end of the log."""
@@ -73,16 +68,3 @@ class LogPositions(ABC):
             if info.entries == UNKNOWN_ENTRIES or position.entry_id < info.entries:
                 return Position(info.ledger_id, EntryId(max(position.entry_id, 0)))
         return position
-
-    def entries_between(self, start: Position, end: Position) -> int:
-        """Confirmed entries at or after `start` and before `end`."""
-        return max(0, self._entries_before(end) - self._entries_before(start))
-
-    def _entries_before(self, position: Position) -> int:
-        count = 0
-        for info in self.record.ledgers:
-            if info.ledger_id < position.ledger_id:
-                count += self.entries_of(info)
-            elif info.ledger_id == position.ledger_id:
-                count += min(max(position.entry_id, 0), self.entries_of(info))
-        return count

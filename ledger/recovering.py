@@ -95,7 +95,7 @@ class RecoveryAttempt:
     async def _read(self, core: LedgerRecovery, effect: SendRead) -> None:
         reply = await self._client.read(effect.bookie, effect.request)
         first_entry = effect.request.first_entry_id
-        self._events.put_nowait(partial(core.read_reply, effect.slot, first_entry, reply))
+        self._events.put_nowait(partial(core.read_reply, first_entry, reply))
 
     async def _read_lac(self, core: LedgerRecovery, effect: SendReadLac) -> None:
         reply = await self._client.read_lac(effect.bookie, effect.request)

@@ -88,9 +88,8 @@ class SendReadLac(NamedTuple):
 
 
 class SendRead(NamedTuple):
-    """Ask the bookie in a slot of the starting ensemble; tell by `read_reply`."""
+    """Ask a bookie of the starting ensemble; tell by `read_reply`."""
 
-    slot: int
     bookie: BookieId
     request: ReadRequest
 
@@ -233,9 +232,9 @@ class LedgerRecovery:
         self._denied = 0
         slots = write_set(entry_id, self._quorums.ensemble_size, self._quorums.write_quorum)
         self._asked = len(slots)
-        return tuple(SendRead(slot, self._start_ensemble[slot], request) for slot in slots)
+        return tuple(SendRead(self._start_ensemble[slot], request) for slot in slots)
 
-    def read_reply(self, slot: int, first_entry: int, reply: ReadReply) -> Effects:
+    def read_reply(self, first_entry: int, reply: ReadReply) -> Effects:
         """A bookie answered a recovery read, or did not in time (UNKNOWN)."""
         if self.state is not RecoveryState.READING or self._end is not None:
             return NOTHING

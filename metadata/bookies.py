@@ -106,11 +106,6 @@ class BookieRepository:
         values = await self._registrations.values(paths.BOOKIES)
         return sorted(map(decode_bookie, values.values()), key=lambda bookie: bookie.bookie_id)
 
-    def watch(self, callback: Callable[[], None]) -> Cancel:
-        """Call back when a bookie comes or goes; a change of one bookie's own registration is
-        told to a `BookieDirectory` only."""
-        return self._store.watch(paths.BOOKIES, callback)
-
     async def get_cookie(self, bookie_id: BookieId) -> tuple[bytes, int]:
         """The identity of the bookie's disks, and its version; raises NotFound."""
         record = await self._store.get(paths.bookie_cookie(bookie_id))

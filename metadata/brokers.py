@@ -83,15 +83,6 @@ class BrokerRepository:
         values = await self._registrations.values(paths.BROKERS)
         return sorted(map(decode_broker, values.values()), key=lambda broker: broker.broker_id)
 
-    def watch(self, callback: Callable[[], None]) -> Cancel:
-        """Call back when a broker comes or goes."""
-        return self._store.watch(paths.BROKERS, callback)
-
-    def watch_broker(self, broker_id: BrokerId, callback: Callable[[], None]) -> Cancel:
-        """Call back when this broker's announcement changes: how it learns that another life
-        of itself replaced it."""
-        return self._store.watch(paths.broker(broker_id), callback)
-
     def directory(self) -> BrokerDirectory:
         return BrokerDirectory(self)
 
@@ -121,14 +112,6 @@ class BrokerDirectory:
 
     def get(self, broker_id: BrokerId) -> BrokerRegistration | None:
         return self._view.get(paths.encode_name(broker_id))
-
-    def by_address(self, address: Address | str) -> BrokerRegistration | None:
-        """Whoever clients are told to reach at this address."""
-        wanted = str(address)
-        for broker in self._view.all():
-            if str(broker.address) == wanted:
-                return broker
-        return None
 
     def on_change(self, callback: Callable[[], None]) -> Cancel:
         """Call back after the view changed."""

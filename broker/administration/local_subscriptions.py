@@ -120,8 +120,8 @@ class LocalSubscriptions:
     async def expire(
         self, topic: str, subscription: str, older_than_ms: int, *, member: str = ""
     ) -> int:
-        owner, chosen = await self._choose(topic, subscription, member)
-        return sum([await expire_messages(owner.log, one, older_than_ms) for one in chosen])
+        _, chosen = await self._choose(topic, subscription, member)
+        return sum([await expire_messages(one, older_than_ms) for one in chosen])
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1, *, member: str = ""

@@ -109,18 +109,14 @@ class KeyOrder(Generic[C, T]):
 
     # --- messages on their way out
 
-    def sort(
-        self, first: int, keys: Keys, mask: int, room: Callable[[C], int]
-    ) -> Sorted[C]:
-        """Fresh messages `mask` of an entry that begins at ordinal `first`, in order of the log.
+    def sort(self, keys: Keys, mask: int, room: Callable[[C], int]) -> Sorted[C]:
+        """Fresh messages `mask` of the next entry in order of the log.
 
         `room` says how many messages a consumer may be given now, and is asked once for each.
         """
-        return (self._sort_sticky if self.sticky else self._sort_held)(first, keys, mask, room)
+        return self._sort_sticky(keys, mask, room) if self.sticky else self._sort_held(keys, mask)
 
-    def _sort_held(
-        self, first: int, keys: Keys, mask: int, room: Callable[[C], int]
-    ) -> Sorted[C]:
+    def _sort_held(self, keys: Keys, mask: int) -> Sorted[C]:
         aside, states = 0, self._states
         if states:
             for index in ones(mask):
@@ -128,9 +124,7 @@ class KeyOrder(Generic[C, T]):
                     aside |= 1 << index
         return Sorted({}, mask & ~aside, aside)
 
-    def _sort_sticky(
-        self, first: int, keys: Keys, mask: int, room: Callable[[C], int]
-    ) -> Sorted[C]:
+    def _sort_sticky(self, keys: Keys, mask: int, room: Callable[[C], int]) -> Sorted[C]:
         sent: dict[C, int] = {}
         left: dict[C, int] = {}
         anybody = aside = 0

@@ -204,7 +204,7 @@ class OrderedTurn:
         if keys is None:
             desk.spare.append(Piece(entry, mask, 0, "", None, True))
             return
-        found = order.sort(first, keys, mask, desk.room)
+        found = order.sort(keys, mask, desk.room)
         for consumer, part in found.sent.items():
             desk.hand_out(consumer, entry, part, 0, "", keys)
         if found.anybody:
@@ -259,7 +259,7 @@ class OrderedTurn:
                 desk.spare.append(piece)
                 continue
             entry = piece.entry
-            found = self._order.sort(entry.first_ordinal, piece.keys, piece.mask, desk.room)
+            found = self._order.sort(piece.keys, piece.mask, desk.room)
             if found.anybody:
                 desk.spare.append(piece._replace(mask=found.anybody))
             if found.aside:

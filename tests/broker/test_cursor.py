@@ -10,7 +10,7 @@ from broker.cursor import CHUNK_ORDINALS, Cursor, OrdinalBitmap, full_mask
 
 
 def acknowledged(cursor: Cursor, size: int) -> set[int]:
-    return {ordinal for ordinal in range(size) if cursor.contains(ordinal)}
+    return {ordinal for ordinal in range(size) if cursor.mask(ordinal, 1)}
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -59,7 +59,6 @@ async def test_an_append_is_confirmed_at_once_and_segments_follow_each_other() -
         (2, 10), (2, 10), (-1, 0)]
     assert (kept.log.entries, kept.log.size_bytes) == (5, 25)
     assert kept.held_bytes == kept.log.held_bytes == 25 + 5 * ENTRY_OVERHEAD_BYTES
-    assert kept.log.entries_between(at(0, 1), at(2, 1)) == 4
 
 
 async def test_reading_goes_across_segments_within_its_bounds() -> None:

@@ -162,11 +162,11 @@ class World:
         def deliver() -> None:
             reply = self.bookies[ask.bookie].read(ask.request)
             self.flight.append(
-                (lambda: back(lambda: core.read_reply(ask.slot, first, reply)), lose)
+                (lambda: back(lambda: core.read_reply(first, reply)), lose)
             )
 
         def lose() -> None:
-            back(lambda: core.read_reply(ask.slot, first, ReadReply(Status.UNKNOWN)))
+            back(lambda: core.read_reply(first, ReadReply(Status.UNKNOWN)))
 
         self.flight.append((deliver, lose))
 

@@ -67,8 +67,8 @@ class RecoveryRun:
             self.take(self.core.lac_reply(slot, reply))
 
     def read(self, entry: int, *replies: ReadReply) -> None:
-        for slot, reply in enumerate(replies):
-            self.take(self.core.read_reply(slot, entry, reply))
+        for reply in replies:
+            self.take(self.core.read_reply(entry, reply))
 
     def acked(self, *slots: int) -> None:
         for send in self.new(SendAdd):
@@ -245,8 +245,8 @@ def test_striped_ledgers_ask_each_entrys_own_write_set() -> None:
     run.fenced(NO_LEDGER, NO_LEDGER, NO_LEDGER)
     assert run.core.state is RecoveryState.FENCING, "d and e could still complete an entry"
     run.take(run.core.lac_reply(3, NO_LEDGER))
-    asked = [one.slot for one in run.new(SendRead) if isinstance(one, SendRead)]
-    assert asked == [0, 1, 2]
+    asked = [one.bookie for one in run.new(SendRead) if isinstance(one, SendRead)]
+    assert asked == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("status", [

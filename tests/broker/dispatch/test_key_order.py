@@ -93,7 +93,7 @@ class KeyOrderMachine(RuleBasedStateMachine):
         if not entry:
             return
         first, keys = entry[0].ordinal, [one.key for one in entry]
-        found = self.order.sort(first, keys, (1 << len(entry)) - 1, self.permits.__getitem__)
+        found = self.order.sort(keys, (1 << len(entry)) - 1, self.permits.__getitem__)
         together = found.anybody | found.aside
         for mask in found.sent.values():
             assert not together & mask
@@ -285,10 +285,10 @@ def test_keys_of_one_slot_do_not_wait_for_each_other() -> None:
     one, other = by_slot[slot], f"k{number}"
     order: KeyOrder[str, None] = KeyOrder(sticky=True, hold=True)
     order.join("c")
-    order.sort(0, [one], 1, lambda _: 1)
+    order.sort([one], 1, lambda _: 1)
     order.returned(0, [one], 1, None, failed=True, now=False)
 
-    found = order.sort(1, [one, other], 0b11, lambda _: 10)
+    found = order.sort([one, other], 0b11, lambda _: 10)
 
     assert found.sent == {"c": 0b10}
     assert found.aside == 0b01
@@ -299,9 +299,9 @@ def test_later_messages_go_once_the_failed_one_is_settled(sticky: bool) -> None:
     order: KeyOrder[str, None] = KeyOrder(sticky=sticky, hold=True)
     order.join("c")
     keys = ["k"] * 4
-    order.sort(0, keys, 0b0011, lambda _: 9)
+    order.sort(keys, 0b0011, lambda _: 9)
     order.returned(0, keys, 0b0001, None, failed=True, now=True)
-    found = order.sort(0, keys, 0b1100, lambda _: 9)
+    found = order.sort(keys, 0b1100, lambda _: 9)
     assert found.aside == 0b1100
     order.set_aside(0, keys, found.aside, None, fresh=True)
     whose = "c" if sticky else None
@@ -323,10 +323,10 @@ def test_a_moved_key_goes_to_its_new_owner_when_the_old_one_has_settled_it() -> 
     order.join("old")
     keys = [f"k{number}" for number in range(100)]
     everything = (1 << 100) - 1
-    assert order.sort(0, keys, everything, lambda _: 100).sent == {"old": everything}
+    assert order.sort(keys, everything, lambda _: 100).sent == {"old": everything}
     order.join("new")
 
-    found = order.sort(100, keys, everything, lambda _: 100)
+    found = order.sort(keys, everything, lambda _: 100)
     order.set_aside(100, keys, found.aside, None, fresh=True)
 
     assert set(found.sent) == {"old"}
@@ -344,9 +344,9 @@ def test_a_key_that_moves_away_and_back_need_not_be_drained() -> None:
     order.join("old")
     keys = [f"k{number}" for number in range(50)]
     everything = (1 << 50) - 1
-    order.sort(0, keys, everything, lambda _: 100)
+    order.sort(keys, everything, lambda _: 100)
     order.join("new")
-    aside = order.sort(50, keys, everything, lambda _: 100).aside
+    aside = order.sort(keys, everything, lambda _: 100).aside
     order.set_aside(50, keys, aside, None, fresh=True)
 
     order.leave("new")
