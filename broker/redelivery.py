@@ -11,14 +11,13 @@ from heapq import heapify, heappop, heappush
 
 from broker.cursor import Cursor
 from broker.state_records import Redelivered, RedeliveryCount
+from magnetar.dead_letter import MAX_REASON_BYTES
 
 SPARE_ORDINALS = 64
 """Forgotten ones are taken out of the heap when it holds so many more than half of them."""
 REASONS_BYTES = 4 << 20
 """Different reasons of one subscription that are kept whole; of what is above, only the first
 `SHORT_REASON_BYTES` outlive the owner."""
-LONG_REASON_BYTES = 1024
-"""What the SDK sends of one at most."""
 SHORT_REASON_BYTES = 64
 RECORD_BYTES = 256 * 1024
 """About as large as one state record becomes."""
@@ -199,7 +198,7 @@ class _Reasons:
 
     @property
     def full(self) -> bool:
-        return self._bytes + LONG_REASON_BYTES > REASONS_BYTES
+        return self._bytes + MAX_REASON_BYTES > REASONS_BYTES
 
     def take(self, reason: str) -> str:
         """The reason, in as many bytes as there is room for, is used once more."""

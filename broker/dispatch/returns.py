@@ -14,9 +14,10 @@ from broker.dead_letter_port import DeadLetters
 from broker.dispatch.bodies import Bodies
 from broker.dispatch.flights import Flights, Key
 from broker.dispatch.key_order import KeyOrder
-from broker.dispatch.waiting import REASON_BYTES, Wait, Waiting, WaitingEntry, WaitingPart
+from broker.dispatch.waiting import Wait, Waiting, WaitingEntry, WaitingPart
 from broker.redelivery import History, RedeliveryCounts, first_bytes
 from broker.stored_entry import StoredEntry
+from magnetar.dead_letter import MAX_REASON_BYTES
 from magnetar.errors import MagnetarError
 from magnetar.runtime.clock import Clock
 
@@ -122,7 +123,7 @@ class Returns:
         self, key: Key, first: int, count: int, keys: Sequence[str | None] | None, mask: int,
         redelivered: int, reason: str, failure: Failure, *, was_out: bool,
     ) -> None:
-        reason = first_bytes(failure.reason, REASON_BYTES) or reason
+        reason = first_bytes(failure.reason, MAX_REASON_BYTES) or reason
         holds = failure.holds and (failure.counted or failure.delay_s > 0)
         if failure.counted or failure.delay_s > 0:
             redelivered += failure.counted

@@ -11,8 +11,6 @@ from broker.dispatch.flights import Key
 
 SPARE = 64
 """A heap is rebuilt when it holds so many more than twice what it can need."""
-REASON_BYTES = 1_024
-"""Of why a message failed, the first so many are kept."""
 
 
 class Wait(IntEnum):

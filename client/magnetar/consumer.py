@@ -13,6 +13,7 @@ from magnetar.connection import Connections
 from magnetar.consumer_link import SHARED_LEAST, ConsumerLink
 from magnetar.consumer_options import ConsumerOptions
 from magnetar.consuming import Consumer
+from magnetar.dead_letter import short_reason
 from magnetar.entry import EntryView, indexes_of
 from magnetar.enums import ConsumerType, InitialPosition
 from magnetar.errors import (
@@ -25,7 +26,7 @@ from magnetar.failed_keys import FailedKeys
 from magnetar.keyed_queue import KeyedQueue, key_of
 from magnetar.message import Message, id_of
 from magnetar.message_id import MessageId, stored_id
-from magnetar.negative_acknowledgements import UNTRIED, NegativeAcknowledger, Terms, shortened
+from magnetar.negative_acknowledgements import UNTRIED, NegativeAcknowledger, Terms
 from magnetar.receive_queue import Meant, Position, ReceiveQueue, bits_of
 from magnetar.redelivery_backoff import Delay, delay_ms_of
 from magnetar.topic import TopicName
@@ -188,7 +189,7 @@ class TopicConsumer(ConsumerLink, Consumer):
             raise self._end
         count = message.redelivery_count if isinstance(message, Message) else 0
         delay_ms = self._backoff.delay_ms(count) if delay is None else delay_ms_of(delay)
-        self._return(*_place(message), Terms(delay_ms, shortened(reason)))
+        self._return(*_place(message), Terms(delay_ms, short_reason(reason)))
         if self._keyed_queue is not None and isinstance(message, Message):
             self._hold_key_of(message)
 

@@ -31,6 +31,7 @@ REDRIVE: Final = "redrive"
 dead letter, and not again when somebody deletes it."""
 
 MAX_REASON_BYTES: Final = 1024
+"""Of why a message failed, so much is sent and kept."""
 DEAD_SUFFIX: Final = "-dead"
 
 
@@ -80,11 +81,11 @@ def without_dead_letter(properties: Mapping[str, str]) -> dict[str, str]:
 
 
 def short_reason(reason: str) -> str:
-    """At most MAX_REASON_BYTES of it, cut between characters."""
+    """All of it up to MAX_REASON_BYTES, else its beginning with an ellipsis."""
     encoded = reason.encode(errors="replace")
     if len(encoded) <= MAX_REASON_BYTES:
         return encoded.decode()
-    return encoded[:MAX_REASON_BYTES].decode(errors="ignore")
+    return encoded[:MAX_REASON_BYTES - 3].decode(errors="ignore") + "…"
 
 
 def default_dead_letter_topic(topic: str, subscription: str) -> str:

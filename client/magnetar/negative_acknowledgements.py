@@ -11,8 +11,6 @@ from magnetar.acknowledgements import POSITIONS_A_REQUEST, position_of
 from magnetar.receive_queue import Position
 from magnetar.wire import broker_pb2 as pb
 
-REASON_BYTES = 1024
-"""What the broker keeps of a reason."""
 REASONS_A_REQUEST = 1000
 KEPT_ENTRIES = 10_000
 """Entries given back while there was no link; beyond it the oldest come again without delay."""
@@ -29,14 +27,6 @@ class Terms(NamedTuple):
 
 
 UNTRIED = Terms(uncounted=True)
-
-
-def shortened(reason: str) -> str:
-    """As much of it as is kept."""
-    encoded = reason.encode(errors="replace")
-    if len(encoded) <= REASON_BYTES:
-        return encoded.decode()
-    return encoded[:REASON_BYTES - 3].decode(errors="ignore") + "…"
 
 
 class NegativeAcknowledger:

@@ -8,11 +8,11 @@ import pytest
 
 from broker.conversation import HoldFailedKeys, InitialPosition, OpenConsumer
 from broker.dead_letters import TopicDeadLetters
-from broker.dispatch.waiting import REASON_BYTES
 from broker.state_records import SubscriptionKind
 from broker.stored_entry import StoredEntry
 from broker.subscription import Subscription
 from broker.subscription_stats import Block
+from magnetar.dead_letter import MAX_REASON_BYTES
 from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError
 from tests.broker.world import (
     TOPIC,
@@ -272,7 +272,7 @@ async def test_a_message_is_given_up_after_so_many_deliveries(
         (entry, mask, attempts, reason), = undertaker.taken
         assert (entry.entry_id, mask, attempts) == (0, 0b01, 3)
         assert reason.startswith("2 éé")
-        assert REASON_BYTES - 2 <= len(reason.encode()) <= REASON_BYTES
+        assert MAX_REASON_BYTES - 2 <= len(reason.encode()) <= MAX_REASON_BYTES
         assert one.payloads.count(b"a1") == 3
         assert b"a2" not in one.payloads
         stats = subscription.snapshot_stats()

@@ -8,9 +8,10 @@ import pytest
 
 from magnetar import Client, Consumer, InitialPosition, Message, RedeliveryBackoff
 from magnetar.consumer import TopicConsumer
+from magnetar.dead_letter import short_reason
 from magnetar.errors import AlreadyClosed, InvalidArgument, OperationTimeout
 from magnetar.message_id import MessageId
-from magnetar.negative_acknowledgements import KEPT_ENTRIES, NegativeAcknowledger, Terms, shortened
+from magnetar.negative_acknowledgements import KEPT_ENTRIES, NegativeAcknowledger, Terms
 from magnetar.redelivery_backoff import LONGEST_DELAY_MS, backoff_of
 from tests.client.memory_broker import MemoryCluster
 from tests.client.memory_subscription import MemorySubscription
@@ -208,10 +209,10 @@ async def test_what_cannot_be(client: Client) -> None:
 
 
 def test_a_long_reason_is_cut_between_characters() -> None:
-    cut = shortened("é" * 2000)
+    cut = short_reason("é" * 2000)
 
     assert cut.endswith("é…") and len(cut.encode()) <= 1024
-    assert shortened("short") == "short"
+    assert short_reason("short") == "short"
 
 
 def test_a_steady_backoff_needs_no_count() -> None:
