@@ -128,6 +128,7 @@ async def test_a_raised_quota_lets_producers_go_on() -> None:
         for _ in range(6):
             await publisher.publish(PAYLOAD)
         topic = await node.topic()
+        assert topic.publishing.congested
 
         topic.follow(TopicPolicies(), topic.log.log.policy)
 

@@ -107,7 +107,10 @@ async def test_outlets_are_bounded_and_those_at_rest_make_room() -> None:
 async def test_an_outlet_at_rest_for_long_is_closed() -> None:
     limits = ForwarderLimits(rest_s=0.02)
     async with world() as made, served(made) as broker, forwarder_of(broker, limits) as forwarder:
-        (await forwarder.open(ELSEWHERE, "me", fresh=True)).release()
+        outlet = await forwarder.open(ELSEWHERE, "me", fresh=True)
+        assert forwarder.outlets == 1
+
+        outlet.release()
 
         await until(lambda: forwarder.outlets == 0)
 
