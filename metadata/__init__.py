@@ -5,7 +5,8 @@ is known (`metadata.cas` settles the unknown ones by reading again), and that ev
 every stored format stands in one place, with a version. `MetadataStore` has three forms:
 ZooKeeper (`zookeeper`), embedded in the process (`embedded`), and the embedded one served to
 other processes (`served`); one contract suite holds them equal. Typed repositories
-(`ledgers`, `topics`, `bookies`, `brokers`, `tenants`, `cluster`) are what other rooms use.
+(`ledgers`, `topics`, `partitioned_topics`, `scheduled_topics`, `bookies`, `brokers`, `tenants`,
+`cluster`) are what other rooms use.
 
 Start reading at `store`, then `cas`, then `ledgers`.
 """
