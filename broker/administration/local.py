@@ -9,7 +9,6 @@ from broker.administration.places import id_of, position_of
 from broker.administration.stats import space_value, topic_stats
 from broker.administration.stored_messages import message_at
 from broker.broker import Broker
-from broker.conversation import MessagePosition
 from broker.space_report import space_report
 from magnetar.admin.topic_values import (
     SpaceReport,
@@ -84,9 +83,5 @@ class LocalMessages:
 
     async def last_ids(self, topic: str) -> tuple[MessageId, ...]:
         found = await self._broker.existing_topic(topic)
-        last = found.log.last_position
-        if last.entry_id < 0 or not found.log.has_ledger(last.ledger_id):
-            return ()
-        entry = await found.log.entry_at(last.ledger_id, last.entry_id)
-        position = MessagePosition(entry.ledger_id, entry.entry_id, entry.count - 1)
-        return (id_of(position, TopicName.parse(topic)),)
+        last = await found.log.last_message()
+        return () if last is None else (id_of(last, TopicName.parse(topic)),)
