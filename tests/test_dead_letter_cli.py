@@ -49,6 +49,15 @@ def test_dead_letters_are_listed_shown_and_moved_back(url: str) -> None:
     assert "first" in run(*MAGNETAR, "dlq", "peek", dead_topic, url=url)
 
 
+def test_a_dead_letter_of_a_senseless_time_is_listed(url: str) -> None:
+    marked("cli-far-dead", url, "one", topic="cli-far", subscription="s", failed_at_ms="9" * 18)
+    run(*MAGNETAR, "dlq", "redrive", "cli-far-dead", "--filter", "tag = 'x'", url=url)
+
+    rows = json.loads(run(*MAGNETAR, "dlq", "list", "cli-far-dead", "--json", url=url))
+
+    assert [row["failed_at"] for row in rows] == ["9" * 18 + " ms"]
+
+
 def test_what_cannot_go_back_is_told(url: str) -> None:
     dead("cli-lost", url, "one", "two")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Json, ServiceUrl, Tags
-from magnetar.cli.printing import as_json, table, tell_where_stopped
+from magnetar.cli.printing import as_json, iso_time, table, tell_where_stopped
 from magnetar.dead_letter import REDRIVE, DeadLetter
 from magnetar.errors import SubscriptionNotFound
 
@@ -44,7 +43,7 @@ def list_(
             "topic": letter.topic if letter else "",
             "subscription": letter.subscription if letter else "",
             "attempts": letter.attempts if letter else 0,
-            "failed_at": _time(letter.failed_at_ms) if letter else "",
+            "failed_at": iso_time(letter.failed_at_ms) if letter else "",
             "reason": letter.reason if letter else "no dead letter",
         })
     as_json(rows) if json else table(rows, "no dead letters")
@@ -60,7 +59,7 @@ def peek(
     """Show dead letters that are not yet redriven, whole. Nothing is consumed."""
     for message in _waiting(url, topic, subscription, count):
         print(f"{message.message_id}  from {message.producer_name}, sequence id"
-              f" {message.sequence_id}, published {_time(message.publish_timestamp)}")
+              f" {message.sequence_id}, published {iso_time(message.publish_timestamp)}")
         for name, value in (("key", message.partition_key), ("tag", message.tag)):
             if value is not None:
                 print(f"  {name}: {value}")
@@ -129,7 +128,3 @@ def _waiting(url: str, topic: str, subscription: str, count: int) -> PeekedMessa
             ) from error
     tell_where_stopped(found)
     return found
-
-
-def _time(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")

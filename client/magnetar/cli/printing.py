@@ -107,14 +107,17 @@ def _is_number(text: str) -> bool:
 
 
 def when(time_ms: int) -> str:
-    """A point in time, in UTC; empty for none."""
-    if time_ms <= 0:
-        return ""
+    """A point in time, as people read it; empty for none."""
+    return iso_time(time_ms).replace("T", " ").replace("+00:00", " UTC") if time_ms > 0 else ""
+
+
+def iso_time(time_ms: int) -> str:
+    """A point in time, in UTC; what no calendar has, in milliseconds."""
     try:
         found = datetime.fromtimestamp(time_ms / 1000, UTC)
     except (OverflowError, ValueError, OSError):
         return f"{time_ms} ms"
-    return found.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")
+    return found.isoformat(timespec="milliseconds")
 
 
 def size(size_bytes: int) -> str:
