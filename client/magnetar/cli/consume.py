@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Count, Filter, ServiceUrl, Tags
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, TOPIC_HELP, Count, Filter, ServiceUrl, Tags
 from magnetar.cli.received import JsonLines, messages_wanted, print_messages
 from magnetar.cli.subscribing import (
     DeadLetterTopic,
@@ -28,7 +28,7 @@ def consume(
     subscription: Subscription,
     topics: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TOPIC...", help="persistent://tenant/namespace/topic, or a name."),
+        typer.Argument(metavar="TOPIC...", help=TOPIC_HELP),
     ] = None,
     pattern: Annotated[
         str, typer.Option(help="All topics of a namespace that match: tenant/namespace/orders-.*")

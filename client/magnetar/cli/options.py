@@ -15,6 +15,8 @@ ServiceUrl = Annotated[
         "--url", envvar="MAGNETAR_SERVICE_URL", help="magnetar://host:port[,host:port…]"
     ),
 ]
+TOPIC_HELP = "persistent://tenant/namespace/topic, or a name."
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", help=TOPIC_HELP)]
 Properties = Annotated[
     list[str] | None,
     typer.Option("-p", "--property", metavar="KEY=VALUE", help="May be repeated."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl, pairs
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, ServiceUrl, Topic, pairs
 from magnetar.cli.printing import counted
 from magnetar.cli.times import POINT, WHEN, is_duration, milliseconds, time_ms
 from magnetar.errors import InvalidArgument
@@ -77,7 +77,7 @@ def _delivery(text: str) -> dict[str, Any]:
 
 
 def produce(
-    topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
+    topic: Topic,
     message: Annotated[
         list[str] | None,
         typer.Option("-m", "--message", metavar="TEXT", help="One message; may be repeated."),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Filter, ServiceUrl, Tags
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Filter, ServiceUrl, Tags, Topic
 from magnetar.cli.received import JsonLines, messages_wanted, print_messages
 from magnetar.cli.subscribing import (
     DeadLetterTopic,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def pull(
-    topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
+    topic: Topic,
     subscription: Subscription,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="So many at most.")] = 100,
     wait_ms: Annotated[

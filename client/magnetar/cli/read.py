@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Count, Filter, ServiceUrl, Tags
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Count, Filter, ServiceUrl, Tags, Topic
 from magnetar.cli.places import WHERE, where
 from magnetar.cli.received import JsonLines, messages_wanted, print_messages
 from magnetar.errors import EndOfTopic, InvalidArgument, OperationTimeout
@@ -26,7 +26,7 @@ Ends = dict[int, "MessageId"]
 
 
 def read(
-    topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
+    topic: Topic,
     at: Annotated[
         str, typer.Option(metavar="WHERE", help=f"Where to begin: {WHERE}.")
     ] = "earliest",

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Properties, ServiceUrl, pairs
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Properties, ServiceUrl, Topic, pairs
 from magnetar.cli.received import JsonLines, print_messages
 
 
 def request(
-    topic: Annotated[str, typer.Argument(help="persistent://tenant/namespace/topic, or a name.")],
+    topic: Topic,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The request's content.")] = "",
     timeout_ms: Annotated[
         int, typer.Option(min=1, help="For the reply; then the request itself expires.")

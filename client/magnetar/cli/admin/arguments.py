@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from magnetar.scheduled_id import ScheduledId
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Topic = Annotated[
-    str, typer.Argument(metavar="TOPIC", help="persistent://tenant/namespace/topic, or a name.")
-]
 Subscription = Annotated[
     str, typer.Argument(metavar="SUBSCRIPTION", help="Name of the subscription.")
 ]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.admin.arguments import Topic, administration
-from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Json, ServiceUrl
+from magnetar.cli.admin.arguments import administration
+from magnetar.cli.options import DEFAULT_URL, TIMEOUT_S, Json, ServiceUrl, Topic
 from magnetar.cli.places import message_id
 from magnetar.cli.printing import as_json, names, record, size, when
 from magnetar.errors import MessageNotFound

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magnetar.cli.admin.arguments import (
-    Topic,
     Yes,
     administration,
     confirm,
     scheduled_id,
 )
-from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl, Topic
 from magnetar.cli.printing import as_json, plain, size, table, when
 from magnetar.cli.times import WHEN, due_ms
 

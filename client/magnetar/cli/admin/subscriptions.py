@@ -9,14 +9,13 @@ import typer
 from magnetar.cli.admin.arguments import (
     Member,
     Subscription,
-    Topic,
     Yes,
     administration,
     confirm,
 )
 from magnetar.cli.admin.messages import show
 from magnetar.cli.admin.topic_report import report_subscription
-from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
+from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl, Topic
 from magnetar.cli.places import WHERE, where
 from magnetar.cli.printing import as_json, counted, names, tell_where_stopped
 from magnetar.cli.times import milliseconds

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magnetar.cli.admin.arguments import Topic, Yes, administration, confirm
+from magnetar.cli.admin.arguments import Yes, administration, confirm
 from magnetar.cli.admin.topic_report import report, report_space
-from magnetar.cli.options import DEFAULT_URL, Json, Properties, ServiceUrl, pairs
+from magnetar.cli.options import DEFAULT_URL, Json, Properties, ServiceUrl, Topic, pairs
 from magnetar.cli.printing import as_json, counted, names, record, table, when
 
 if TYPE_CHECKING:
