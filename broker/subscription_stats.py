@@ -79,10 +79,6 @@ class SubscriptionStats:
     set_aside: int
     held_keys: int
     draining_keys: int
-    redelivered_entries: int
-    """Entries of which something was delivered more than once and is not acknowledged."""
-    in_flight_entries: int
-    cursor_chunks: int
     filter: str
     tags: str
     hold_failed_keys: bool

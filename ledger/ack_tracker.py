@@ -127,10 +127,6 @@ class AckTracker:
             else:
                 del self._late[entry_id], self._sizes[entry_id]
 
-    def pending(self) -> list[EntryId]:
-        """Entries in flight, in order."""
-        return [EntryId(entry_id) for entry_id in self._acked]
-
     def reachable(self, failed_mask: int) -> bool:
         """Whether every write set could still gather its ack quorum without these slots."""
         return all((mask & ~failed_mask).bit_count() >= self.ack_quorum for mask in self._masks)

@@ -121,13 +121,6 @@ class LedgerWriterHandle:
         return self._core.pending_bytes
 
     @property
-    def accepts(self) -> bool:
-        """Whether `add_nowait` takes entries."""
-        return not self._close_wanted and self._core.state in (
-            WriterState.OPEN, WriterState.CHANGING
-        )
-
-    @property
     def blocked_reason(self) -> str | None:
         """Why nothing can be stored just now, in words for an operator; None when it can."""
         core = self._core
