@@ -61,8 +61,8 @@ cluster_commands = typer.Typer(help="Prepare a cluster's metadata.", no_args_is_
 
 
 def _begin(log_level: LogLevel) -> None:
-    """What loading the rooms makes lives as long as the process: nothing to search for garbage.
-    `server.process` collects again once it serves."""
+    """Log from `log_level` on, and collect no garbage: what loading the rooms makes lives as long
+    as the process. `server.process` collects again once it serves."""
     configure_logging(log_level)
     gc.disable()
 

@@ -2,7 +2,7 @@
 
     AdminService (gRPC) ─▶ RoutedAdministration ─▶ Routing ─▶ LocalAdministration   served here
                                     │                └──────▶ Peers ─▶ the owner's AdminService
-                                    └▶ TopicCatalog: what needs no owner, but the metadata
+                                    └▶ AdministeredCatalog: what needs no owner, but the metadata
 
 Start reading at `routed`. Only `service` and `peers` know gRPC.
 """

@@ -5,5 +5,5 @@
 
 Start reading at `values`, what calls answer with, which brokers and their clients share; then at
 `topics` and its neighbours, one for each noun, which only put a call into a message and read the
-answer. `client.Admin` joins them. The words are those of `magnetar admin` on the command line.
+answer. `admin.Admin` joins them. The words are those of `magnetar admin` on the command line.
 """
