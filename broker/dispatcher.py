@@ -142,7 +142,7 @@ class Dispatcher:
         if self.order is not None:
             self.order.leave(consumer)
         self.returns.take_all_back(consumer)
-        self.desk.choice.leave(consumer)
+        self.desk.leave(consumer)
         if self.consumers:
             self.schedule()
         else:

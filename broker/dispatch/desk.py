@@ -127,6 +127,11 @@ class Desk:
             if consumer.parked:  # perhaps only for what was collected
                 self.choice.offer(consumer)
 
+    def leave(self, consumer: ConsumerSession) -> None:
+        """It is gone, and has nothing any more."""
+        self.choice.leave(consumer)
+        self._found_at_bound.pop(consumer, None)
+
     # --- room
 
     def able(self, consumer: ConsumerSession) -> bool:

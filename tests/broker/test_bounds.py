@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -90,6 +92,24 @@ async def test_a_consumer_that_left_is_at_no_bound() -> None:
         one.session.close()
 
         assert await bounded(node) == {}
+
+
+async def test_a_consumer_that_left_at_its_bound_is_forgotten_while_another_is_at_its() -> None:
+    async with world() as made:
+        node = await made.broker(policies=THREE)
+        leaving = await Subscriber.open(node, shared=True)
+        await publish(await Publisher.open(node), 10)
+        await Subscriber.open(node, shared=True)
+        await settle()
+        kept = weakref.ref(leaving)
+
+        leaving.session.close()
+        del leaving
+        await settle()
+        gc.collect()
+
+        assert await bounded(node) == {"consumer": 1}
+        assert kept() is None
 
 
 async def test_the_bound_of_a_subscription_is_told_while_nobody_asks_for_more() -> None:
