@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from broker.settings import BrokerLimits
@@ -116,7 +117,7 @@ class NamespaceWatch:
                 )
         for name in new_names:
             cancel = self._catalog.watch_topic(
-                TopicName.parse(name), lambda name=name: self._name_changed(name)  # type: ignore[misc]
+                TopicName.parse(name), partial(self._name_changed, name)
             )
             self._names[name] = _Named(cancel)
         for name in watcher.names:

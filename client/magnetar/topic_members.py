@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from magnetar.backoff import Backoff
@@ -138,8 +139,8 @@ class TopicMembers(Generic[Link]):
         for name, count in zip(names, counts, strict=True):
             self._partitions[name.full] = count
             if count:
-                self._unwatch.append(self._watches.by_name(
-                    name, lambda partitions, name=name: self._grown(name, partitions)))  # type: ignore[misc]
+                self._unwatch.append(
+                    self._watches.by_name(name, partial(self._grown, name)))
 
     def _grown(self, name: TopicName, partitions: int | None) -> None:
         if partitions is not None and partitions > self._partitions[name.full]:

@@ -17,7 +17,7 @@ from magnetar.errors import AlreadyClosed, InvalidTopicName, ProducerFenced
 from magnetar.runtime.network import Address
 from tests.broker.test_dead_letters import DEAD, Giver, dead_payloads
 from tests.broker.test_service import Served, served
-from tests.broker.world import TOPIC, Publisher, TestClock, until, world
+from tests.broker.world import TOPIC, Publisher, TestClock, settle, until, world
 
 ELSEWHERE = "persistent://public/default/elsewhere"
 
@@ -94,7 +94,7 @@ async def test_outlets_are_bounded_and_those_at_rest_make_room() -> None:
         third = await forwarder.open(ELSEWHERE, "three", fresh=True)
 
         waiting = asyncio.ensure_future(forwarder.open(ELSEWHERE, "four", fresh=True))
-        await asyncio.sleep(0.05)
+        await settle()
         assert not waiting.done() and forwarder.outlets == 2
 
         busy.discard()
@@ -157,11 +157,11 @@ async def test_a_byte_budget_grants_in_order_and_survives_cancelling() -> None:
 
     tasks = [asyncio.ensure_future(claim(name, size)) for name, size in
              (("a", 8), ("b", 20), ("c", 1))]
-    await asyncio.sleep(0.01)
+    await settle()
     assert order == ["a"] and budget.waiting == 2  # c fits, and waits for its turn
 
     tasks[1].cancel()
-    await asyncio.sleep(0.01)
+    await settle()
     assert order == ["a", "c"] and budget.taken_bytes == 9
 
     hold.set()
