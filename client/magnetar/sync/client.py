@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,10 +107,8 @@ class Client(Closable):
         itself, while its message is given to others.
         """
         def bind(handler: Function) -> Function:
-            handle: Callable[[Message], Any] = handler
-            if not inspect.iscoroutinefunction(handler):
-                handle = self._in_threads(handler, concurrency)
-            self._client.on(topics, subscription, concurrency=concurrency, **settings)(handle)
+            self._client.on(topics, subscription, concurrency=concurrency, **settings)(
+                self._awaitable(handler, concurrency))
             return handler
 
         return bind
@@ -127,10 +125,8 @@ class Client(Closable):
     ) -> Callable[[Function], Function]:
         """See the asynchronous `reply`; a plain function runs in one of `concurrency` threads."""
         def bind(handler: Function) -> Function:
-            answer: Callable[[Message], Any] = handler
-            if not inspect.iscoroutinefunction(handler):
-                answer = self._in_threads(handler, concurrency)
-            self._client.reply(topics, subscription, concurrency=concurrency, **options)(answer)
+            self._client.reply(topics, subscription, concurrency=concurrency, **options)(
+                self._awaitable(handler, concurrency))
             return handler
 
         return bind
@@ -153,9 +149,12 @@ class Client(Closable):
         """Let handlers finish, and give back what was not begun; `run` returns."""
         THREAD.run(self._client.stop_listeners())
 
-    def _in_threads(
-        self, handler: Callable[[Message], object], concurrency: int
-    ) -> Callable[[Message], Coroutine[Any, Any, object]]:
+    def _awaitable(
+        self, handler: Callable[[Message], Any], concurrency: int
+    ) -> Callable[[Message], Any]:
+        """The handler itself if it is asynchronous, else one that runs it in a thread."""
+        if inspect.iscoroutinefunction(handler):
+            return handler
         executor = ThreadPoolExecutor(max(concurrency, 1), "magnetar handler")
         self._executors.append(executor)
 
