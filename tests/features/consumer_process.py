@@ -29,7 +29,8 @@ class ConsumerProcess:
         self._child = child
 
     def _lines(self) -> list[str]:
-        return self._child.log.read_text().splitlines()
+        """Whole ones: the last may still be being written, or never be finished."""
+        return self._child.log.read_text().split("\n")[:-1]
 
     def taken(self) -> list[int]:
         """The numbers it was given, in order; none is acknowledged before it is told here."""
