@@ -27,6 +27,9 @@ SESSIONS = [
     if (blocks := SHELL.findall(page.read_text()))
 ]
 
+SESSION_LIMIT_S = 240
+"""Some have two dozen commands, each a process of its own: a busy machine takes seconds for one."""
+
 __all__ = ["url"]
 
 
@@ -51,9 +54,10 @@ def test_program_runs(program: str, url: str, tmp_path: Path) -> None:
     run(sys.executable, "-W", "error", str(file), url=url)
 
 
+@pytest.mark.timeout(SESSION_LIMIT_S + 30)
 @pytest.mark.parametrize("session", SESSIONS)
 def test_shell_session_runs(session: str, url: str) -> None:
     """All shell blocks of a page, one after the other."""
     magnetar = f'magnetar() {{ "{sys.executable}" -m magnetar "$@"; }}'
 
-    run("bash", "-euc", f"{magnetar}\n{session}", url=url)
+    run("bash", "-euc", f"{magnetar}\n{session}", url=url, limit_s=SESSION_LIMIT_S)

@@ -41,10 +41,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert process.wait(LIMIT_S) == 0
 
 
-def run(*command: str, url: str, given: str = "") -> str:
+def run(*command: str, url: str, given: str = "", limit_s: float = LIMIT_S) -> str:
     """What the command printed; it must succeed."""
     done = subprocess.run(
-        command, input=given, capture_output=True, text=True, timeout=LIMIT_S,
+        command, input=given, capture_output=True, text=True, timeout=limit_s,
         env={**os.environ, "MAGNETAR_SERVICE_URL": url},
     )
     assert done.returncode == 0, done.stderr
