@@ -15,6 +15,7 @@ from typing import Final
 from bench.children import answer
 from bench.load import Paced
 from bench.magnetar_rows import in_loop, new_topic, next_number, resident_mb
+from bench.memory_rows import many_clients, peak_shaving
 from bench.order_rows import global_order, scaling_up
 from bench.percentiles import Figures, latencies_ms
 from bench.scheduled_killed import scheduled_killed
@@ -36,6 +37,9 @@ WANTED_EACH: Final = 10
 GROUP: Final = 20
 GROUP_RATE: Final = 4_000
 GROUP_SECONDS: Final = 10.0
+KEYED_RATE: Final = 1_000
+"""Less, since each message of a batch goes to the consumer of its key."""
+KEYS: Final = 200
 WORK_S: Final = 1.0
 SLOW_CONSUMERS: Final = 5
 START_LIMIT_S: Final = 600.0
@@ -180,7 +184,7 @@ class _Member:
         await self._consumer.close()
 
 
-async def _group(url: str, topic: str, kind: ConsumerType) -> Figures:
+async def _group(url: str, topic: str, kind: ConsumerType, rate: int, keys: int = 0) -> Figures:
     async with Client(url) as client, await client.create_producer(
         topic, batching_max_allowed_size_in_bytes=1_000
     ) as producer:
@@ -190,7 +194,7 @@ async def _group(url: str, topic: str, kind: ConsumerType) -> Figures:
                 initial_position=InitialPosition.Earliest))
 
         members = [await member() for _ in range(GROUP - 1)]
-        load = Paced(producer, GROUP_RATE, 100)
+        load = Paced(producer, rate, 100, keys)
         running = asyncio.create_task(load.run(3 * GROUP_SECONDS))
         await asyncio.sleep(GROUP_SECONDS / 2)
         began_s = time.perf_counter()
@@ -215,7 +219,13 @@ async def _group(url: str, topic: str, kind: ConsumerType) -> Figures:
 
 def group_changes(cluster: ProcessCluster, _quick: bool) -> Figures:
     """1 of 20 shared consumers joins and leaves, five times: the longest gaps of the other 19."""
-    return in_loop(_group(cluster.service_url, new_topic(), ConsumerType.Shared))
+    return in_loop(_group(cluster.service_url, new_topic(), ConsumerType.Shared, GROUP_RATE))
+
+
+def keyed_group_changes(cluster: ProcessCluster, _quick: bool) -> Figures:
+    """The same of consumers that share out keys, which move when one comes or goes."""
+    return in_loop(
+        _group(cluster.service_url, new_topic(), ConsumerType.KeyShared, KEYED_RATE, KEYS))
 
 
 async def _work_slowly(consumer: Consumer) -> None:
@@ -260,9 +270,12 @@ MEASURES: Final[dict[str, Callable[[ProcessCluster, bool], Figures]]] = {
     "holes": holes,
     "filters": filters,
     "group-changes": group_changes,
+    "keyed-group-changes": keyed_group_changes,
     "scaling-up": scaling_up,
     "global-order": global_order,
     "slow-consumers": slow_consumers,
+    "many-clients": many_clients,
+    "peak-shaving": peak_shaving,
     "soak": soak,
     "scheduled": scheduled,
     "scheduled-killed": scheduled_killed,

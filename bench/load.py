@@ -72,9 +72,11 @@ class Paced:
     """Sends at a fixed rate whatever happens; `latencies_s` run from the intended send time."""
 
     def __init__(
-        self, producer: AnyProducer, rate: int, size_bytes: int = PACED_SIZE_BYTES
+        self, producer: AnyProducer, rate: int, size_bytes: int = PACED_SIZE_BYTES, keys: int = 0
     ) -> None:
+        """With so many keys by turns; 0: without any."""
         self._producer, self._rate = producer, rate
+        self._keys: list[str | None] = [f"key-{number}" for number in range(keys)] or [None]
         self._payload = os.urandom(size_bytes)
         self._tickets: deque[tuple[float, Ticket]] = deque()
         self._sent = asyncio.Event()
@@ -92,9 +94,11 @@ class Paced:
             due_s = began_s + number / self._rate
             if (delay_s := due_s - time.perf_counter()) > 0:
                 await asyncio.sleep(delay_s)
+            key = self._keys[number % len(self._keys)]
             while True:
                 try:
-                    self._tickets.append((due_s, self._producer.send(self._payload)))
+                    ticket = self._producer.send(self._payload, partition_key=key)
+                    self._tickets.append((due_s, ticket))
                     break
                 except ProducerQueueFull:
                     await self._producer.ready()

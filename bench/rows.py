@@ -140,6 +140,10 @@ ROWS: Final = (
         (Target("changing_gap_ms", most=1_000),),
     ),
     Row(
+        "keyed-group-changes", "1 of 20 key_shared consumers joins and leaves at 1,000/s",
+        Kind.FEATURE, (Target("changing_gap_ms", most=1_000),),
+    ),
+    Row(
         "scaling-up", "three join one key_shared consumer, until the rate is twice as high",
         Kind.FEATURE, (Target("rise_s", most=2), Target("disorder", most=0)),
     ),
@@ -150,6 +154,14 @@ ROWS: Final = (
     Row(
         "slow-consumers", "publish p99 at 1,000/s beside five slow consumers", Kind.FEATURE,
         (Target("p99_ratio", most=1.2),), runs=1,
+    ),
+    Row(
+        "many-clients", "1,000 producers and 1,000 consumers of one broker, over 1,000 topics",
+        Kind.FEATURE, (), runs=1,
+    ),
+    Row(
+        "peak-shaving", "200,000 of 100 B at once, consumed at 500/s", Kind.FEATURE,
+        (Target("grown_mb", most=50), Target("out_of_turn", most=0)), runs=1,
     ),
     Row(
         "soak", "an hour of random kills of bookies and brokers at 200/s", Kind.FEATURE,

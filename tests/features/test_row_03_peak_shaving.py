@@ -1,4 +1,7 @@
-"""Row 3: a burst is taken at once and consumed at the consumer's own pace."""
+"""Row 3: a burst is taken at once and consumed at the consumer's own pace.
+
+To the last message of the burst it is measured by `make bench`.
+"""
 
 from __future__ import annotations
 
