@@ -43,7 +43,7 @@ class Size:
 
 
 SMALL = Size(12 * MIB, MIB, MIB)
-FULL = Size(600 * MIB, 16 * MIB, BookieLimits().file_bytes)
+FULL = Size(400 * MIB, 4 * MIB, BookieLimits().file_bytes)
 """Several files of bookies that run with the limits of a cluster."""
 
 
