@@ -178,7 +178,11 @@ class ScheduleCore:
     def _known(self, place: SchedulePlace, mark: ScheduleMark) -> Known:
         if mark <= self.handed:
             return Known(State.HANDED, mark)
-        return Known(State.CHANGING if place in self._changing else State.WAITING, mark)
+        return Known(State.CHANGING if self.is_changing(place) else State.WAITING, mark)
+
+    def is_changing(self, place: SchedulePlace) -> bool:
+        """A cancellation or a move of it is in flight."""
+        return place in self._changing
 
     def _find(self, place: SchedulePlace) -> tuple[PendingBatch, int] | None:
         """The batch in memory in which the message waits, or waited last."""

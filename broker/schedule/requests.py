@@ -68,7 +68,7 @@ class Requests:
             ))
             answers.update((target.place, ScheduleAnswer.CANCELLED) for target in targets)
             for place, known in others.items():
-                answer = await self._settled(known)
+                answer = await self._settled(place, known)
                 if answer is not None:
                     answers[place] = answer
             left = [place for place in left if place not in answers]
@@ -83,7 +83,7 @@ class Requests:
             elsewhere = await self._mark_elsewhere(place)
             known = self._look_up(place, elsewhere)
             if known is None or known.state is not State.WAITING:
-                answer = await self._settled(known)
+                answer = await self._settled(place, known)
                 if answer is not None:
                     return answer
                 continue
@@ -98,7 +98,9 @@ class Requests:
             await self._schedule.record_moved(Target(known.mark, place), batch, deliver_at_ms)
             return ScheduleAnswer.MOVED
 
-    async def _settled(self, known: Known | None) -> ScheduleAnswer | None:
+    async def _settled(
+        self, place: SchedulePlace, known: Known | None
+    ) -> ScheduleAnswer | None:
         """What is certain of a message that does not wait; None: it may wait now, look again."""
         if known is None:
             return ScheduleAnswer.UNKNOWN
@@ -110,7 +112,8 @@ class Requests:
                     await self._schedule.until_something_is_stored()
                 return ScheduleAnswer.DELIVERED
             case State.CHANGING:
-                await self._schedule.until_something_is_stored()
+                if self._schedule.core.is_changing(place):  # it was when it was looked up
+                    await self._schedule.until_something_is_stored()
         return None
 
     def _look_up(self, place: SchedulePlace, elsewhere: _Elsewhere) -> Known | None:

@@ -234,22 +234,31 @@ class Schedule:
 
         self._write(body, stored)
 
-    async def record_cancelled(self, targets: tuple[Target, ...]) -> None:
-        """Cancel messages that wait, durably. Once begun it is done, also when nobody waits for
-        it any more; raises NotOwner when the topic closes before."""
+    def record_cancelled(self, targets: tuple[Target, ...]) -> asyncio.Future[None]:
+        """Cancel messages that wait, from this call on: no task of its own, before whose turn
+        they might fire. Done when that is durable, also when nobody waits for it any more; raises
+        NotOwner when the topic closes before."""
         body = encode_schedule_record(Cancelled(self._head(), targets))
         self.core.cancel(targets)
-        await self._written(body)
-        self._counters.cancelled_messages += len(targets)
 
-    async def record_moved(self, target: Target, batch: bytes, deliver_at_ms: int) -> None:
+        def stored() -> None:
+            self._counters.cancelled_messages += len(targets)
+
+        return self._written(body, stored)
+
+    def record_moved(
+        self, target: Target, batch: bytes, deliver_at_ms: int
+    ) -> asyncio.Future[None]:
         """Move a message that waits, as `record_cancelled` does; `batch` holds it alone."""
         body = encode_schedule_record(Moved(self._head(), target, batch))
         self.core.move(target, memoryview(body)[len(body) - len(batch):], deliver_at_ms)
-        await self._written(body)
-        self._counters.moved_messages += 1
 
-    async def _written(self, body: bytes) -> None:
+        def stored() -> None:
+            self._counters.moved_messages += 1
+
+        return self._written(body, stored)
+
+    def _written(self, body: bytes, on_stored: Callable[[], None]) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def failed(error: MagnetarError) -> None:
@@ -259,11 +268,12 @@ class Schedule:
                 ))
 
         def stored(_place: Position) -> None:
+            on_stored()
             if not done.done():
                 done.set_result(None)
 
         self._write(body, stored, failed)
-        await done
+        return done
 
     def _head(self) -> Head:
         core = self.core

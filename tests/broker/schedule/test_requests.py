@@ -255,6 +255,54 @@ async def test_a_cancellation_whose_topic_closes_is_unknown_to_who_asked() -> No
             await topic.schedule.cancel([first])
 
 
+async def test_what_becomes_due_as_it_is_cancelled_is_not_delivered() -> None:
+    async with world() as made:
+        node = await made.broker()
+        first, _, _ = await three(node)
+        topic = await node.topic()
+        node.clock.wall_offset_ms += HOUR_MS
+
+        cancelling = asyncio.ensure_future(topic.schedule.cancel([first]))
+        asyncio.get_running_loop().call_soon(topic.schedule.fire)
+        answers = await cancelling
+        await settle()
+
+        assert answers == [CANCELLED] and await stored(node) == []
+
+
+async def test_what_is_moved_as_it_is_cancelled_is_what_both_are_told() -> None:
+    async with world() as made:
+        node = await made.broker()
+        first, _, _ = await three(node)
+        topic = await node.topic()
+
+        answers = await asyncio.gather(
+            topic.schedule.cancel([first]),
+            topic.schedule.move(first, node.clock.wall_ms() + HOUR_MS),
+        )
+
+        assert answers == [[CANCELLED], CANCELLED]
+        assert topic.schedule.count == 2
+
+
+async def test_a_change_that_is_stored_meanwhile_is_not_waited_for() -> None:
+    async with world() as made:
+        node = await made.broker()
+        first, second, _ = await three(node)
+        topic = await node.topic()
+        hold(made)
+        one = asyncio.ensure_future(topic.schedule.cancel([first]))
+        await settle()
+        both = asyncio.ensure_future(topic.schedule.cancel([first, second]))
+        await settle()
+
+        release(made)
+        async with asyncio.timeout(5):
+            answers = await one, await both
+
+        assert answers == ([CANCELLED], [CANCELLED, CANCELLED])
+
+
 async def test_many_are_cancelled_at_once_and_few_records_say_so() -> None:
     async with world() as made:
         node = await made.broker()
