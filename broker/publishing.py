@@ -379,7 +379,7 @@ class Publishing:
         self._counters.published_messages += messages
         self._counters.published_bytes += size_bytes
         self.traffic.count(messages, size_bytes)
-        self._release_if_room()
+        self.release_if_room()
 
     async def drained(self) -> None:
         """Wait until all that was appended is stored; raises NotOwner when the topic closes."""
@@ -387,7 +387,8 @@ class Publishing:
             self._host.refuse_if_closing()
             await self._for_room_or_end.wait()
 
-    def _release_if_room(self) -> None:
+    def release_if_room(self) -> None:
+        """Something is stored: let those look again who wait for that."""
         if self.pending_bytes <= self._limits.pending_publish_bytes // 2:
             self.release_waiters()
 

@@ -190,8 +190,10 @@ class Topic:
             asyncio.get_running_loop().call_soon(self.wake_dispatch)
 
     def entry_stored(self, size_bytes: int) -> None:
-        """See TopicState.entry_stored."""
+        """Of the schedule: see TopicState.entry_stored. Nothing else tells of it those who wait
+        for room, or for everything to be stored."""
         self.state.entry_stored(size_bytes)
+        self.publishing.release_if_room()
 
     async def durable_epoch(self) -> None:
         """An epoch counts once it would survive this owner."""

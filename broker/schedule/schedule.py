@@ -90,7 +90,7 @@ class ScheduleHost(Protocol):
         """Consumers may have something to receive."""
 
     def entry_stored(self, size_bytes: int) -> None:
-        """Something was stored that a checkpoint should come to hold."""
+        """Something was stored that a checkpoint should come to hold, and that makes room."""
 
     def release_producers(self) -> None:
         """Those that wait for room may look again."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from magnetar.errors import ResourceInUse, TopicNotFound
 from tests.broker.administered import Directly
 from tests.broker.schedule.scheduled import HOUR_MS, pass_time, place_of, schedule, until_stored
-from tests.broker.world import TOPIC, Node, Publisher, World, until, world
+from tests.broker.world import TOPIC, Node, Publisher, World, settle, until, world
 
 WAITS = (
     "2 messages that wait for their time; `magnetar admin schedule list .*orders` shows them:"
@@ -35,6 +37,25 @@ async def test_it_is_not_terminated_before_they_are_delivered() -> None:
         await until_stored(node, 3)
         await node.broker.lifecycle.terminate(TOPIC)
         assert (await node.topic()).terminated
+
+
+async def test_it_is_terminated_when_the_last_of_them_is_stored() -> None:
+    async with world() as made:
+        node, _ = await with_two_waiting(made)
+        bookies = [made.ground.bookies[name] for name in ("k1", "k2", "k3")]
+        for bookie in bookies:
+            bookie.held = True
+        await pass_time(node, 2 * HOUR_MS)
+
+        terminating = asyncio.ensure_future(node.broker.lifecycle.terminate(TOPIC))
+        await settle()
+        before = terminating.done()
+        for bookie in bookies:
+            bookie.release()
+        async with asyncio.timeout(5):
+            await terminating
+
+        assert not before and (await node.topic()).terminated
 
 
 async def test_it_is_terminated_once_they_are_cancelled() -> None:
