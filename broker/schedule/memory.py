@@ -87,6 +87,8 @@ class ScheduleMemory:
         if was_full and not self.full:
             for one in (user, *self._users):
                 one.room_again()
+        elif was_full and not size_bytes:
+            user.room_again()  # it is held back no more, and not among those who are told later
 
     def _tell(self) -> None:
         now_s = self._clock.monotonic_s()

@@ -16,12 +16,13 @@ class Schedule:
 
     memory_bytes: int = 0
     is_reducing: bool = False
+    told: int = 0
 
     def reduce(self) -> None:
         self.is_reducing = True
 
     def room_again(self) -> None:
-        pass
+        self.told += 1
 
 
 def test_topics_with_delayed_messages_are_held_while_there_are_too_many() -> None:
@@ -61,3 +62,15 @@ def test_that_producers_are_held_back_is_logged_once_a_minute(
     fill()
 
     assert len(caplog.messages) == 2
+
+
+def test_producers_go_on_where_nothing_is_in_memory_though_others_fill_it() -> None:
+    memory, large, small = ScheduleMemory(100, TestClock()), Schedule(), Schedule()
+    for schedule, size_bytes in ((large, 300), (small, 10)):
+        schedule.memory_bytes = size_bytes
+        memory.changed(schedule)
+
+    small.memory_bytes = 0
+    memory.changed(small)
+
+    assert memory.full and (small.told, large.told) == (1, 0)
