@@ -409,6 +409,11 @@ class ScheduleCore:
         unneeded = fired if self.runs or self._frozen is not None else self.handed
         self._active.pass_tombs(unneeded)
 
+    def buries_behind(self, fired: ScheduleMark) -> bool:
+        """Memory knows of a message behind this mark, in a run, that is not to fire. A new owner
+        would hear of it from a record, or the run that is being written, and look for it."""
+        return any(mark > fired for table in self._tables for mark in table.tombs)
+
     def is_needed(self, place: SchedulePlace, oldest_ledger: int) -> bool:
         """Whether somebody who asks for a message that was cancelled or moved could be misled, if
         that were forgotten: by a run, or by the schedule's ledgers from the oldest on."""

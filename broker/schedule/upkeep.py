@@ -107,7 +107,7 @@ class Upkeep:
         core, fired = self._core, self._fired()
         if fired == core.logged:
             every = self._needless(core.handed)
-            if len(every) == len(core.runs):
+            if len(every) == len(core.runs) and not core.buries_behind(fired):
                 return every  # what is behind `fired` is buried, and goes with its tombs
         return self._needless(fired)
 

@@ -8,7 +8,14 @@ from broker.settings import BrokerLimits
 from broker.topic import Topic
 from magnetar.entry import SchedulePlace
 from metadata.topics import TopicRecord
-from tests.broker.schedule.scheduled import HOUR_MS, pass_time, place_of, schedule, until_stored
+from tests.broker.schedule.scheduled import (
+    HOUR_MS,
+    pass_time,
+    place_of,
+    schedule,
+    takeover,
+    until_stored,
+)
 from tests.broker.world import Node, Publisher, settle, until, world
 
 BOOKIES = ("k1", "k2", "k3")
@@ -83,6 +90,30 @@ async def test_a_cancellation_that_no_run_knows_is_let_go_when_its_time_has_pass
 
         assert record.schedule_runs == () and record.schedule_ledgers == ()
         assert topic.schedule.memory_bytes == 0
+
+
+async def test_a_run_stays_while_only_records_say_that_what_is_in_it_was_cancelled() -> None:
+    """A new owner reads those records, and would count what it does not find as gone twice."""
+    async with world() as made:
+        first = await made.broker("b1")
+        publisher = await Publisher.open(first, "p")
+        topic = await first.topic()
+        places = await one_run(first, publisher, 2)
+        await schedule(publisher, (b"far", first.clock.wall_ms() + 9 * HOUR_MS))
+        await topic.schedule.cancel(places)
+        await pass_time(first, 2 * HOUR_MS)
+        await settle()
+        await maintained(topic)
+
+        second = await takeover(made, first, "b2")
+        topic = await second.topic()
+        count = topic.schedule.count
+        await pass_time(second, 9 * HOUR_MS)
+        await until_stored(second, 1)
+        record = await maintained(topic)
+
+        assert count == 1 and topic.schedule.count == 0
+        assert record.schedule_runs == () and record.schedule_ledgers == ()
 
 
 async def test_a_run_is_not_dropped_while_it_is_merged() -> None:
