@@ -125,8 +125,7 @@ class ScheduleLog:
     def oldest_behind(self, last_unneeded: Position) -> int:
         """The first ledger that `trim` would keep, or the least that the next may have."""
         for ledger_id in self.ledger_ids:
-            end = self._ends.get(ledger_id)
-            if end is None or Position(ledger_id, end) > last_unneeded:
+            if not self._is_unneeded(ledger_id, last_unneeded):
                 return ledger_id
         return max(self.last_confirmed.ledger_id, last_unneeded.ledger_id) + 1
 
@@ -137,8 +136,7 @@ class ScheduleLog:
         """
         gone = [
             ledger_id for ledger_id in self.ledger_ids
-            if (end := self._ends.get(ledger_id)) is not None
-            and Position(ledger_id, end) <= last_unneeded
+            if self._is_unneeded(ledger_id, last_unneeded)
         ]
         if not gone:
             return 0
@@ -154,6 +152,12 @@ class ScheduleLog:
             raise
         await self._forget(gone)
         return len(gone)
+
+    def _is_unneeded(self, ledger_id: LedgerId, last_unneeded: Position) -> bool:
+        """It is closed, and has nothing behind this entry; one may have been left empty by an
+        owner that died as it opened it."""
+        end = self._ends.get(ledger_id)
+        return end is not None and (end < 0 or Position(ledger_id, end) <= last_unneeded)
 
     async def _forget(self, gone: Sequence[LedgerId]) -> None:
         for ledger_id in gone:

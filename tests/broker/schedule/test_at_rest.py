@@ -10,6 +10,7 @@ from magnetar.entry import SchedulePlace
 from metadata.topics import TopicRecord
 from tests.broker.schedule.scheduled import (
     HOUR_MS,
+    delayed,
     pass_time,
     place_of,
     schedule,
@@ -114,6 +115,26 @@ async def test_a_run_stays_while_only_records_say_that_what_is_in_it_was_cancell
 
         assert count == 1 and topic.schedule.count == 0
         assert record.schedule_runs == () and record.schedule_ledgers == ()
+
+
+async def test_a_ledger_that_nothing_came_into_goes_with_the_next_owner() -> None:
+    async with world() as made:
+        first = await made.broker("b1")
+        publisher = await Publisher.open(first, "p")
+        topic = await first.topic()
+        for name in BOOKIES:
+            made.ground.bookies[name].held = True
+        publisher.session.publish(delayed(publisher, (b"1", first.clock.wall_ms() + HOUR_MS)))
+        await until(lambda: bool(topic.log.log.record.schedule_ledgers))
+        await settle()
+        for name in BOOKIES:
+            made.ground.bookies[name].waiting.clear()
+            made.ground.bookies[name].held = False
+
+        second = await takeover(made, first, "b2")
+        record = await maintained(await second.topic())
+
+        assert not record.has_schedule
 
 
 async def test_a_run_is_not_dropped_while_it_is_merged() -> None:
