@@ -27,8 +27,8 @@ class TombStream:
         while heap and heap[0][:2] <= mark:
             due_ms, sequence, ledger_id, run = heap[0]
             head = run.tombs.head
-            if head is not None and not run.tombs.ready:
-                return None
+            if head is not None and head <= mark and not run.tombs.ready:
+                return None  # one that is behind the mark for certain need not be loaded
             if head == mark:
                 return True
             if head == (due_ms, sequence):
