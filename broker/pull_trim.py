@@ -49,7 +49,8 @@ def _split(
         view = EntryView(batch, verify=False)
         # In a cut entry the messages meant are all there are, in their order.
         places = list(range(len(indexes))) if delivery.picked else indexes
-        size_bytes = len(delivery.entry) - view.header.uncompressed_bytes
+        # As if it would not compress: how well a part of it does is not known before.
+        size_bytes = len(delivery.entry) - view.header.stored_bytes
         fitting = 0
         for place in places:
             size_bytes += len(view.payload(place))
@@ -57,8 +58,10 @@ def _split(
                 break
             fitting += 1
         fitting = max(fitting, 1) if at_least_one else fitting
-        if fitting in (0, len(indexes)):
-            return ([delivery], []) if fitting else ([], [meant_position(delivery)])
+        if not fitting:
+            return [], [meant_position(delivery)]
+        if fitting == view.count:
+            return [delivery], []
         part = select(view, places[:fitting])
     except (InvalidFrame, NotSupported):
         # What does not read here goes out whole: its reader is told what is wrong with it.
@@ -67,5 +70,8 @@ def _split(
     kept_mask = mask & ((2 << indexes[fitting - 1]) - 1)
     kept = delivery._replace(
         entry=prefix + part, skip=b"", picked=bitmap(kept_mask, mask.bit_length()))
-    rest = MessagePosition(delivery.ledger_id, delivery.entry_id, batch_mask=mask & ~kept_mask)
-    return [kept], [rest]
+    rest_mask = mask & ~kept_mask
+    if not rest_mask:
+        return [kept], []
+    return [kept], [MessagePosition(
+        delivery.ledger_id, delivery.entry_id, batch_mask=rest_mask)]

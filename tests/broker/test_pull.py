@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -13,7 +14,7 @@ from broker.pull_sessions import Failed, PullLimits, PullSessions, Settlement
 from broker.pull_trim import meant_mask
 from broker.selector import parse_filter
 from broker.state_records import SubscriptionKind
-from magnetar.entry import EntryView, parse_prefix
+from magnetar.entry import Codec, EntryView, encode_batch, parse_prefix
 from magnetar.errors import ConsumerBusy, InvalidArgument, NotOwner, SubscriptionNotFound
 from tests.broker.test_dead_letters import dead_letters
 from tests.broker.world import (
@@ -173,6 +174,28 @@ async def test_a_pull_is_bounded_in_bytes_and_brings_one_message_in_any_case() -
         assert await puller.pull(10, max_bytes=2_500) == large[4:6]
         assert await puller.pull(10, max_bytes=1 << 20) == large[6:]
         assert puller.counts == [0]
+
+
+async def test_the_bound_in_bytes_holds_for_compressed_messages_and_the_rest_of_a_batch() -> None:
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node, "p")
+        large = [random.Random(number).randbytes(500).hex().encode() for number in range(8)]
+        publisher.session.publish(encode_batch(
+            "p", 0, large, publish_time_ms=1, codec=Codec.ZSTD))
+        await until(lambda: len(publisher.receipts) == 1)
+        publisher.next_sequence_id = 8
+        await publisher.publish(*large)
+        puller = Puller(node)
+
+        found: list[bytes] = []
+        answers: list[int] = []
+        while some := await puller.pull(10, max_bytes=2_500):
+            found += some
+            answers.append(sum(len(one.entry) for one in puller.deliveries))
+
+        assert found == [*large, *large]
+        assert max(answers) <= 2_500
 
 
 async def test_what_is_not_settled_in_time_is_delivered_again_and_counted() -> None:
