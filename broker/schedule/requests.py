@@ -162,12 +162,12 @@ class Requests:
         limit = min(limit, PAGE_MAX)
         self._schedule.refuse_if_closing()
         after = max(ScheduleMark(from_ms, -1), _parse_cursor(cursor))
-        found = await self._schedule.waiting(after, limit + 1)
+        found = await self._schedule.waiting(after, limit + 1, _described)
         if until_ms is not None:
-            found = tuple(takewhile(lambda one: one[0].due_ms < until_ms, found))
+            found = list(takewhile(lambda one: one[0].due_ms < until_ms, found))
         page = found[:limit]
         return SchedulePage(
-            tuple(_described(mark, due) for mark, due in page),
+            tuple(message for _, message in page),
             _cursor_at(page[-1][0]) if len(found) > limit else "",
         )
 

@@ -15,14 +15,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from broker.schedule.core import NOTHING, ScheduleCore, Taken
 from broker.schedule.due import Due
 from broker.schedule.interface import ScheduleAnswer, SchedulePage
 from broker.schedule.lane import ScheduleLane
 from broker.schedule.memory import ScheduleMemory
-from broker.schedule.pending_batch import Waiting
 from broker.schedule.records import (
     BatchScheduled,
     Cancelled,
@@ -61,10 +60,13 @@ REPLAY_BYTES = 4 << 20
 AHEAD_MS = 1_000
 """Blocks of runs are loaded so long before what is in them is due."""
 LOOK_AHEAD_EVERY_MS = 50
+LISTED_AT_ONCE = 1_000
+"""Messages that are looked at in memory, and in each run, before those are sorted."""
 SLEEP_MAX_S = 30.0
 """The wall clock is looked at again after so long at the latest: it may have been moved."""
 
 OnRecorded = Callable[[Position], None]
+Told = TypeVar("Told")
 
 
 @dataclass(slots=True)
@@ -321,16 +323,24 @@ class Schedule:
             from_ms=from_ms, until_ms=until_ms, limit=limit, cursor=cursor
         )
 
-    async def waiting(self, after: ScheduleMark, limit: int) -> Sequence[Waiting]:
-        """The first that wait behind a mark, in memory and in runs, in order."""
-        found: list[Waiting] = []
+    async def waiting(
+        self, after: ScheduleMark, limit: int, tell: Callable[[ScheduleMark, Due], Told]
+    ) -> Sequence[tuple[ScheduleMark, Told]]:
+        """What `tell` says of the first that wait behind a mark, in memory and in runs, in order.
+        They may be more than memory holds, so none is kept."""
+        found: list[tuple[ScheduleMark, Told]] = []
         bound: ScheduleMark | None = after
         while bound is not None and len(found) < limit:
             after, core = bound, self.core
-            in_memory = list(islice(core.waiting(after), limit))
+            some = min(limit - len(found), LISTED_AT_ONCE)
+            in_memory = [
+                (mark, tell(mark, due)) for mark, due in islice(core.waiting(after), some)
+            ]
             runs = list(core.runs.values())
             try:
-                in_runs, bound = await self._reader.waiting(runs, max(after, core.handed), limit)
+                in_runs, bound = await self._reader.waiting(
+                    runs, max(after, core.handed), some, tell
+                )
             except LedgerNotFound:
                 if runs == list(core.runs.values()):
                     raise
@@ -340,6 +350,9 @@ class Schedule:
             in_runs = [
                 one for one in in_runs if one[0] > core.handed and not core.is_buried(one[0])
             ]
+            if len(in_memory) == some:
+                last = in_memory[-1][0]
+                bound = last if bound is None else min(bound, last)
             merged = heapq.merge(in_memory, in_runs, key=lambda one: one[0])
             found += [one for one in merged if bound is None or one[0] <= bound]
         return found[:limit]

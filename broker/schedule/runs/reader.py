@@ -6,8 +6,8 @@ import asyncio
 import heapq
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
 
 from broker.schedule.due import Due
 from broker.schedule.runs.blocks import (
@@ -29,7 +29,7 @@ from metadata.topics import ScheduleRun
 NAME_BLOCKS: Final = 32
 """Blocks of names kept for those who ask for neighbours."""
 
-Found = tuple[ScheduleMark, Due]
+Told = TypeVar("Told")
 
 
 class RunReader:
@@ -92,14 +92,17 @@ class RunReader:
         """The message under a mark, buried or not; None when no run has it."""
         before = ScheduleMark(mark.due_ms, mark.sequence - 1)
         for run in runs:
-            found = await self.page(run, before, 1)
+            found = await self.page(run, before, 1, _itself)
             if found and found[0][0] == mark:
                 return found[0][1]
         return None
 
-    async def page(self, run: Run, after: ScheduleMark, limit: int) -> list[Found]:
-        """The run's first messages behind `after`, buried or not."""
-        found: list[Found] = []
+    async def page(
+        self, run: Run, after: ScheduleMark, limit: int, tell: Callable[[ScheduleMark, Due], Told]
+    ) -> list[tuple[ScheduleMark, Told]]:
+        """The run's first messages behind `after`, buried or not: what `tell` says of each, while
+        its block is there."""
+        found: list[tuple[ScheduleMark, Told]] = []
         index = run.foot.messages
         for number in range(block_of(index, after), len(index)):
             block = await self.messages(run, number)
@@ -109,7 +112,7 @@ class RunReader:
                 if len(found) == limit:
                     return found
                 mark = ScheduleMark(block.dues_ms[at], block.sequences[at])
-                found.append((mark, Due(view, at, None)))
+                found.append((mark, tell(mark, Due(view, at, None))))
         return found
 
     async def buried(
@@ -126,11 +129,13 @@ class RunReader:
         return found
 
     async def waiting(
-        self, runs: Sequence[Run], after: ScheduleMark, limit: int
-    ) -> tuple[list[Found], ScheduleMark | None]:
-        """Messages of all runs behind `after` that no tomb in a run buries, in order; complete up
-        to the mark, behind which there are more; None: there are no more."""
-        pages = [await self.page(run, after, limit) for run in runs]
+        self, runs: Sequence[Run], after: ScheduleMark, limit: int,
+        tell: Callable[[ScheduleMark, Due], Told],
+    ) -> tuple[list[tuple[ScheduleMark, Told]], ScheduleMark | None]:
+        """What `tell` says of messages of all runs behind `after` that no tomb in a run buries,
+        in order; complete up to the mark, behind which there are more; None: there are no
+        more."""
+        pages = [await self.page(run, after, limit, tell) for run in runs]
         cut = [page[-1][0] for page in pages if len(page) == limit]
         bound = min(cut, default=None)
         found = list(heapq.merge(*pages, key=lambda one: one[0]))
@@ -145,6 +150,10 @@ class RunReader:
 
 
 _ALWAYS: Final = 2**63 - 1
+
+
+def _itself(_mark: ScheduleMark, due: Due) -> Due:
+    return due
 
 
 def _first(index: Index, number: int) -> ScheduleMark:

@@ -331,7 +331,9 @@ class Model:
         assert self.core.count == len(waiting)
         listed = [due.name for _, due in self.core.waiting(NOTHING)]
         runs = list(self.core.runs.values())
-        in_runs, more = self.run(self.reader.waiting(runs, self.core.handed, 10_000))
+        in_runs, more = self.run(
+            self.reader.waiting(runs, self.core.handed, 10_000, lambda _mark, due: due)
+        )
         listed += [due.name for mark, due in in_runs if not self.core.is_buried(mark)]
         assert more is None and sorted(listed) == sorted(waiting)
 

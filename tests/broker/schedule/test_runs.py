@@ -14,10 +14,13 @@ from broker.administration.stats import topic_stats
 from broker.schedule import core
 from broker.schedule.interface import ScheduleAnswer
 from broker.schedule.pending_batch import PendingBatch
+from broker.schedule.runs.blocks import MarkBlock
+from broker.schedule.runs.reader import RunReader
+from broker.schedule.runs.run import Run
 from broker.settings import BrokerLimits
 from broker.topic import Topic
 from ledger.schedule_runs import UNFINISHED
-from magnetar.entry import SchedulePlace
+from magnetar.entry import EntryView, SchedulePlace
 from tests.broker.schedule.scheduled import (
     HOUR_MS,
     delayed,
@@ -459,3 +462,34 @@ async def test_what_was_cancelled_is_not_in_memory_until_it_would_be_due(
         await (await node.topic()).schedule.cancel(places)
 
         assert batches_alive() <= before + 4
+
+
+async def test_a_list_holds_one_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages may be large, and a page have thousands of them."""
+    async with world() as made:
+        node = await made.broker()
+        publisher = await Publisher.open(node, "p")
+        due_ms = node.clock.wall_ms() + HOUR_MS
+        for number in range(10):
+            await schedule(publisher, (b"x" * 70_000, due_ms + number))
+        topic = await node.topic()
+        await flushed(topic)
+        read, alive = RunReader.messages, []
+
+        def large_entries() -> int:
+            gc.collect()
+            return sum(
+                isinstance(one, EntryView) and one.header.uncompressed_bytes == 70_000
+                for one in gc.get_objects()
+            )
+
+        async def counted(reader: RunReader, run: Run, number: int) -> MarkBlock:
+            alive.append(large_entries() - before)
+            return await read(reader, run, number)
+
+        before = large_entries()
+        monkeypatch.setattr(RunReader, "messages", counted)
+        page = await topic.schedule.list(limit=10)
+
+        assert [one.size_bytes for one in page.messages] == [70_000] * 10
+        assert len(alive) == 10 and max(alive) <= 1
