@@ -52,6 +52,8 @@ class OwnedTopic:
         self._version = version
         self._lock = asyncio.Lock()
         self._fenced: LedgerFenced | None = None
+        self._unheard: TopicRecord | None = None
+        """Perhaps written: whoever asked for it was cancelled before the answer came."""
         self.record = record
         self.owner = owner
         self.deleted: set[LedgerId] = set()
@@ -135,20 +137,38 @@ class OwnedTopic:
         async with self._lock:
             if self._fenced is not None:
                 raise self._fenced
-            wanted = change(self.record)
-            if wanted == self.record:
-                return wanted
-            doomed = tuple(one for one in wanted.doomed_ledgers if one not in self.deleted)
-            wanted = replace(wanted, doomed_ledgers=doomed)
             try:
+                if self._unheard is not None:
+                    await self._hear(self._unheard)
+                wanted = change(self.record)
+                if wanted == self.record:
+                    return wanted
+                doomed = tuple(one for one in wanted.doomed_ledgers if one not in self.deleted)
+                wanted = replace(wanted, doomed_ledgers=doomed)
+                self._unheard = wanted
                 self._version = await self._write(wanted)
             except (AlreadyClosed, BadVersion, NotFound, SessionExpired) as error:
                 self.fence(str(error))
                 assert self._fenced is not None
                 raise self._fenced from error
-            self.record = wanted
+            self.record, self._unheard = wanted, None
             self.deleted.clear()
             return wanted
+
+    async def _hear(self, unheard: TopicRecord) -> None:
+        """Whether that was written. If it is neither as it was nor so, another wrote, which the
+        next write finds."""
+        while True:
+            try:
+                record, version = await self._topics.get(unheard.name)
+                break
+            except ConnectionLoss:
+                if self._fenced is not None:
+                    raise self._fenced from None
+                await self._clock.sleep(self._limits.metadata_retry_max_s)
+        if version.node == self._version.node + 1 and record == unheard:
+            self.record, self._version = unheard, version
+        self._unheard = None
 
     async def _write(self, wanted: TopicRecord) -> TopicVersion:
         pause_s = self._limits.metadata_retry_min_s

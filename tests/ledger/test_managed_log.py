@@ -24,6 +24,7 @@ from magnetar.errors import (
 )
 from magnetar.ids import EntryId, LedgerId
 from metadata.ledgers import LedgerState
+from metadata.topic_nodes import TopicVersion
 from metadata.topics import TopicRecord
 from tests.ledger.cluster import TOPIC, Results, append, cluster, read_all, until
 
@@ -413,6 +414,34 @@ async def test_a_ledger_whose_recording_was_applied_but_not_answered_is_not_dele
         for info in record.ledgers:
             assert await made.ledgers.exists(info.ledger_id)
         await made.open_log("b3", seed=3)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_a_record_whose_writer_was_cancelled_is_still_ours(applied: bool) -> None:
+    async with cluster("k1", "k2", "k3") as made:
+        await made.create_topic()
+        log, fenced = await made.open_log()
+        update = made.topics.update
+
+        async def unanswered(record: TopicRecord, version: TopicVersion) -> TopicVersion:
+            if applied:
+                await update(record, version)
+            return await asyncio.get_running_loop().create_future()
+
+        made.topics.update = unanswered  # type: ignore[method-assign]
+        named = (("colour", "blue"),)
+        writing = asyncio.ensure_future(
+            log.update_record(lambda record: replace(record, properties=named)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        made.topics.update = update  # type: ignore[method-assign]
+        await append(log, b"1")
+
+        record, _ = await made.topics.get(TOPIC)
+        assert not fenced and record == log.record
+        assert record.properties == (named if applied else ())
 
 
 async def test_giving_up_from_within_an_answer_tells_every_append_once() -> None:
