@@ -49,6 +49,8 @@ from magnetar.runtime.network import Buffer
 
 NOTHING: Final = ScheduleMark(-1, -1)
 """Before everything."""
+CATCH_UP_MS: Final = 1_000
+"""What comes in overdue, while what is due is held back, goes behind so much of that."""
 SWEEP_AT: Final = 1_024
 """So many sources, and twice those in use, may be in the heap before the spent ones leave it."""
 
@@ -134,6 +136,7 @@ class ScheduleCore:
         self._active = Memtable()
         self._frozen: Memtable | None = None
         self._frozen_sequence = 0
+        self._held_back_ms = 0
         self._tombs = TombStream()
         self._in_flight: InFlight[_Admitted | _Cancelling | _Moving] = InFlight()
         self._changing: set[SchedulePlace] = set()
@@ -143,8 +146,9 @@ class ScheduleCore:
 
     @property
     def floor_ms(self) -> int:
-        """What comes from now on is due no earlier: up to here the log has everything."""
-        return max(self.handed.due_ms, 0)
+        """What comes from now on is due no earlier: up to here the log has everything, or what is
+        due is held back by a record in flight, as it would be by the next, and for ever."""
+        return max(self.handed.due_ms, self._held_back_ms, 0)
 
     def admit(self, batch: Buffer, deliver_at_ms: Sequence[int]) -> PendingBatch:
         """A batch whose record is written now, from `next_sequence` on and over `floor_ms`."""
@@ -334,7 +338,11 @@ class ScheduleCore:
         size_bytes, codec = 0, Codec.NONE
         while len(messages) < max_messages:
             head = self._head()
-            if head is None or head[0] > now_ms or (barrier is not None and head >= barrier):
+            if head is None or head[0] > now_ms:
+                break
+            if barrier is not None and head >= barrier:
+                held_back_ms = min(now_ms, head[0] + CATCH_UP_MS)
+                self._held_back_ms = max(self._held_back_ms, held_back_ms)
                 break
             source = self._heap[0][3]
             if isinstance(source, Run):

@@ -457,7 +457,7 @@ CATALOG: tuple[Mutant, ...] = (
         "floor_of_the_schedule_ignored",
         "a message may come to stand before what has fired, which a new owner takes for fired",
         ("broker/schedule/core.py",
-         "        return max(self.handed.due_ms, 0)\n",
+         "        return max(self.handed.due_ms, self._held_back_ms, 0)\n",
          "        return 0\n"),
         workload="cluster",
     ),

@@ -428,3 +428,24 @@ def test_nothing_fires_before_anything_was_stored() -> None:
     assert core.take(10, 1, 1) is None
     assert core.held_back is False and core.handed == ScheduleMark(-1, -1)
 
+
+
+def test_what_comes_in_overdue_without_a_pause_does_not_hold_back_what_is_due() -> None:
+    core = ScheduleCore()
+
+    def admit(due_ms: int) -> None:
+        core.admit(encode_batch(
+            "p", 0, [b"m"], publish_time_ms=1, columns=Columns(deliver_at_ms=[due_ms])
+        ), [due_ms])
+
+    admit(5_000)
+    core.stored(1, 0)
+    admit(1)
+    fired = []
+    for number in range(1, 6):
+        admit(1)
+        core.stored(1, number)
+        while (taken := core.take(9_000, 1, 1)) is not None:
+            fired += [due.view.deliver_at_ms(due.batch_index) for due in taken.messages]
+
+    assert 5_000 in fired
