@@ -240,6 +240,11 @@ class BacklogQuota:
 
     async def _evict(self) -> None:
         policies = self._host.policies
+        if self._over_bytes:
+            # Of a new owner: a ledger of which too little is known counts whole, and would go so.
+            await self._know_ledgers()
+            self._look_from_s = 0.0
+            self._look()
         keep_from = 0
         if self._over_bytes and policies.backlog_quota_bytes != UNLIMITED:
             keep_from = self._log.index.ordinal_with_bytes(

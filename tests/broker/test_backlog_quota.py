@@ -327,3 +327,24 @@ async def test_what_was_too_old_for_a_quota_that_is_gone_is_not_evicted() -> Non
 
         assert topic.state.subscriptions["s"].backlog_messages == 1
         assert await problem(node) is None
+
+
+async def test_a_new_owner_evicts_nothing_that_the_quota_allows() -> None:
+    async with world() as made:
+        policies = EVICTING.overlay({"max_ledger_entries": 4})
+        node = await made.broker(policies=policies)
+        subscriber = await Subscriber.open(node)
+        publisher = await Publisher.open(node)
+        for _ in range(4):
+            await publisher.publish(PAYLOAD)
+        await subscriber.receive(4)
+        await subscriber.acknowledge(cumulative=position_of(subscriber.deliveries[2]))
+        for _ in range(3):
+            await publisher.publish(PAYLOAD)
+        await made.stop(node)
+
+        topic = await (await made.broker("b2", policies=policies)).topic()
+        await settle()
+
+        assert topic.quota.evicted == {}
+        assert topic.state.subscriptions["s"].backlog_messages == 4
