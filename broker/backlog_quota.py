@@ -29,6 +29,8 @@ LOOK_SHARE = 20
 """A look at the backlog that took so long is not repeated within so many times its duration."""
 LOOK_AGAIN_S = 0.05
 """Within this time after an acknowledgement it is seen that a backlog is within its quota."""
+AGE_AGAIN_S = 0.5
+"""Least time between two looks at the age of a backlog that is too old, since each takes a read."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class BacklogQuota:
         self._look_from_s = 0.0
         self._looking: asyncio.TimerHandle | None = None
         self._evicting: asyncio.Task[None] | None = None
+        self._aging: asyncio.Task[None] | None = None
         self._oldest: tuple[int, int] | None = None
         self._over_age = False
         self._over_bytes = False
@@ -145,8 +148,9 @@ class BacklogQuota:
         self._closed = True
         if self._looking is not None:
             self._looking.cancel()
-        if self._evicting is not None:
-            self._evicting.cancel()
+        for task in (self._evicting, self._aging):
+            if task is not None:
+                task.cancel()
 
     def _look(self) -> None:
         """Compute the backlog, unless that was done a moment ago and is costly."""
@@ -157,10 +161,13 @@ class BacklogQuota:
         self._size_bytes = self._log.index.bytes_from(floor) + self._log.pending_bytes
         self._at_bytes = self._log.appended_bytes
         if self._oldest is not None and self._oldest[0] != floor:
-            self._over_age = False  # another message is the oldest; `maintain` looks how old
-            self._oldest = None
-        if self._host.policies.backlog_quota_age_ms == UNLIMITED:
+            self._oldest = None  # another message is the oldest
+        if self._host.policies.backlog_quota_age_ms == UNLIMITED or not self._size_bytes:
             self._over_age = False
+        elif self._over_age and self._oldest is None and self._aging is None:
+            # It may be too old as well: a consumer that is slow must not let producers go on.
+            self._aging = asyncio.get_running_loop().create_task(self._look_at_age_again())
+            self._aging.add_done_callback(self._aged)
         limit_bytes = self._host.policies.backlog_quota_bytes
         self._over_bytes = limit_bytes != UNLIMITED and self._size_bytes > limit_bytes
         self._apply()
@@ -205,7 +212,10 @@ class BacklogQuota:
             await self._know_ledgers()
         self._look_from_s = 0.0
         self._look()
-        limit_ms = policies.backlog_quota_age_ms
+        await self._look_at_age()
+
+    async def _look_at_age(self) -> None:
+        limit_ms = self._host.policies.backlog_quota_age_ms
         over_age = False
         if limit_ms != UNLIMITED and self._size_bytes:
             oldest_ms = await self._oldest_ms()
@@ -213,6 +223,18 @@ class BacklogQuota:
         if over_age != self._over_age:
             self._over_age = over_age
             self._apply()
+
+    async def _look_at_age_again(self) -> None:
+        await self._look_at_age()
+        await self._clock.sleep(AGE_AGAIN_S)
+
+    def _aged(self, task: asyncio.Task[None]) -> None:
+        self._aging = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.warning("%s: how old the backlog is, is not known: %s", self._host.name, error)
+        elif self._over_age:
+            self.look_soon()  # what was looked at may be consumed by now
 
     async def _know_ledgers(self) -> None:
         """Where each ledger begins; those of earlier owners may have to be looked at once."""

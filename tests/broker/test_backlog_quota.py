@@ -348,3 +348,34 @@ async def test_a_new_owner_evicts_nothing_that_the_quota_allows() -> None:
 
         assert topic.quota.evicted == {}
         assert topic.state.subscriptions["s"].backlog_messages == 4
+
+
+async def test_a_consumer_that_is_too_slow_does_not_let_producers_go_on() -> None:
+    async with world() as made:
+        node = await made.broker(policies=TopicPolicies(backlog_quota_age_ms=60_000))
+        subscriber = await Subscriber.open(node)
+        publisher = await Publisher.open(node)
+        for age_s in (100, 90):
+            node.clock.wall_offset_ms = -age_s * 1000
+            await publisher.publish(b"old")
+        node.clock.wall_offset_ms = 0
+        await publisher.publish(b"young")
+        topic = await node.topic()
+        await topic.maintain()
+        first_ms = topic.quota.status().oldest_ms
+        assert publisher.session.congested
+        released = 0
+
+        def release() -> None:
+            nonlocal released
+            released += 1
+
+        topic.release_producers = release  # type: ignore[method-assign]
+        await subscriber.receive(3)
+        await subscriber.acknowledge(position_of(subscriber.deliveries[0]))
+        await until(lambda: topic.quota.status().oldest_ms > first_ms)
+        assert publisher.session.congested and not released
+
+        await subscriber.acknowledge(position_of(subscriber.deliveries[1]))
+        await until(lambda: released > 0)
+        assert not publisher.session.congested
