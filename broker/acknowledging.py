@@ -66,6 +66,8 @@ class Acknowledging:
         self._writing_since_s: float | None = None
         self._flush_scheduled = False
         self._closed = False
+        self._ended_by: MagnetarError | None = None
+        """Why nothing becomes durable here any more."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -259,7 +261,11 @@ class Acknowledging:
     async def flushed(self) -> None:
         """Wait until everything said so far, of what is done and of what failed, is durable;
         raises what prevents it."""
-        if self._closed or not self._host.durable or not (
+        if not self._host.durable:
+            return
+        if self._ended_by is not None:
+            raise self._ended_by
+        if self._closed or not (
             self._unwritten or self._writing_since_s is not None or self._waiting
         ):
             return
@@ -281,7 +287,8 @@ class Acknowledging:
         self._delta = OrdinalBitmap()
 
     def answer(self, error: MagnetarError | None) -> None:
-        """Whoever waits for an acknowledgement is told."""
+        """Whoever waits for an acknowledgement is told; of an error also whoever comes later."""
+        self._ended_by = error
         waiting, self._waiting = self._waiting, []
         for on_done in waiting:
             on_done(error)

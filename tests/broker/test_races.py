@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from broker.backlog import expire_messages
 from broker.conversation import InitialPosition
 from broker.settings import BrokerLimits
 from broker.stored_entry import StoredEntry
@@ -350,3 +351,27 @@ async def test_an_acknowledgement_from_before_a_seek_does_not_come_after_it() ->
 
         assert answers == [None]
         assert await consumer.receive(3) == [b"0", b"1", b"2"]
+
+
+async def test_a_backlog_is_not_said_to_be_given_up_when_its_topic_was_lost_meanwhile() -> None:
+    async with world() as made:
+        node = await made.broker()
+        await Subscriber.open(node, permits=0)
+        await (await Publisher.open(node)).publish(b"1")
+        topic = await node.topic()
+        before_time, reading, go_on = topic.log.before_time, asyncio.Event(), asyncio.Event()
+
+        async def held(time_ms: int) -> Position:
+            reading.set()
+            await go_on.wait()
+            return await before_time(time_ms)
+
+        topic.log.before_time = held  # type: ignore[method-assign]
+        expiring = asyncio.ensure_future(expire_messages(topic.state.subscriptions["s"], 0))
+        await reading.wait()
+
+        topic.abandon()
+        go_on.set()
+
+        with pytest.raises(NotOwner):
+            await expiring
