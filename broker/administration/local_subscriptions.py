@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from broker.administration.limits import PEEK_MESSAGES_MAX
@@ -16,7 +16,13 @@ from broker.subscription import Subscription
 from broker.topic import Topic
 from magnetar.admin.topic_values import PeekedMessages, SubscriptionStats, Where
 from magnetar.enums import InitialPosition
-from magnetar.errors import InvalidArgument, ResourceInUse, SubscriptionNotFound
+from magnetar.errors import (
+    ConnectionFailed,
+    InvalidArgument,
+    NotOwner,
+    ResourceInUse,
+    SubscriptionNotFound,
+)
 from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
 
@@ -111,17 +117,17 @@ class LocalSubscriptions:
         self, topic: str, subscription: str, messages: int, *, member: str = ""
     ) -> int:
         owner, chosen = await self._choose(topic, subscription, member)
-        return sum([await skip_messages(owner.log, one, messages) for one in chosen])
+        return await _sum_over(chosen, lambda one: skip_messages(owner.log, one, messages))
 
     async def clear_backlog(self, topic: str, subscription: str, *, member: str = "") -> int:
         owner, chosen = await self._choose(topic, subscription, member)
-        return sum([await clear_backlog(owner.log, one) for one in chosen])
+        return await _sum_over(chosen, lambda one: clear_backlog(owner.log, one))
 
     async def expire(
         self, topic: str, subscription: str, older_than_ms: int, *, member: str = ""
     ) -> int:
         _, chosen = await self._choose(topic, subscription, member)
-        return sum([await expire_messages(one, older_than_ms) for one in chosen])
+        return await _sum_over(chosen, lambda one: expire_messages(one, older_than_ms))
 
     async def peek(
         self, topic: str, subscription: str, max_messages: int = 1, *, member: str = ""
@@ -138,3 +144,19 @@ class LocalSubscriptions:
 
     async def _choose(self, topic: str, subscription: str, member: str) -> Chosen:
         return choose(await self._broker.existing_topic(topic), subscription, member)
+
+
+async def _sum_over(
+    chosen: Sequence[Subscription], given_up: Callable[[Subscription], Awaitable[int]]
+) -> int:
+    """Over the members of a group. Once one is done, NotOwner would have it done again."""
+    found: list[int] = []
+    for one in chosen:
+        try:
+            found.append(await given_up(one))
+        except NotOwner as error:
+            if not found:
+                raise
+            raise ConnectionFailed(
+                f"{error} ({len(found)} of {len(chosen)} members were done)") from error
+    return sum(found)

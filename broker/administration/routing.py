@@ -14,6 +14,7 @@ from broker.administration.limits import (
     PARTITIONS_AT_ONCE,
 )
 from broker.broker import Broker
+from broker.conversation import NotServing
 from magnetar.admin.topic_values import SpaceReport, TopicPage, TopicStats
 from magnetar.errors import (
     ConnectionFailed,
@@ -76,6 +77,9 @@ class OwnerAdministration(Protocol):
 class OwnerUnreachable(ConnectionFailed):
     """No link to the owner came up, so it has certainly done nothing."""
 
+
+UNDONE = (NotOwner, NotServing)
+"""Of one topic or partition: nobody did anything, so that the client asks again by itself."""
 
 Work = Callable[[OwnerAdministration, str], Awaitable[Result]]
 """Is given the owner and the topic's full name."""
@@ -217,14 +221,17 @@ class Routing:
 
 
 def _all_done(results: Sequence[Result | BaseException]) -> list[Result]:
-    """The results, or the first error with how far it came."""
+    """The results, or the first error with how far it came, one that leaves open whether it was
+    done before others. With something done none says that nothing was: clients would do it again.
+    """
     failures = [one for one in results if isinstance(one, BaseException)]
     done = [one for one in results if not isinstance(one, BaseException)]
     if not failures:
         return done
-    first = failures[0]
+    first = next((one for one in failures if not isinstance(one, UNDONE)), failures[0])
     if done and isinstance(first, MagnetarError) and len(first.args) == 1:
-        raise _told(first, f" ({len(done)} of {len(results)} partitions were done)")
+        told = _told(first, f" ({len(done)} of {len(results)} partitions were done)")
+        raise ConnectionFailed(str(told)) if isinstance(told, UNDONE) else told
     raise first
 
 

@@ -11,6 +11,7 @@ from broker.state_records import SubscriptionKind
 from magnetar import Client
 from magnetar.enums import ConsumerType, InitialPosition
 from magnetar.errors import (
+    ConnectionFailed,
     InvalidArgument,
     MessageNotFound,
     NotSupported,
@@ -23,7 +24,14 @@ from magnetar.message_id import MessageId
 from magnetar.topic import TopicName
 from tenants.policy_view import PolicyView
 from tests.broker.administered import Directly, admin_served
-from tests.broker.world import TOPIC, Node, Publisher, Subscriber, position_of, world
+from tests.broker.world import (
+    TOPIC,
+    Node,
+    Publisher,
+    Subscriber,
+    position_of,
+    world,
+)
 
 IN_MEMORY = "non-persistent://public/default/ticks"
 
@@ -194,3 +202,21 @@ async def test_who_changed_what_is_in_the_log(caplog: pytest.LogCaptureFixture) 
 
     (told,) = [one.getMessage() for one in caplog.records if "administration" in one.name]
     assert told.startswith("CreateTopic from ipv4:127.0.0.1") and "public/default/orders" in told
+
+
+async def test_a_group_of_which_a_part_was_skipped_is_not_told_as_untouched() -> None:
+    async with world() as made:
+        node = await made.broker()
+        admin = await group_of_two(node)
+        topic = await node.topic()
+        _, second = topic.members_of("group")
+        pass_trimmed = second.pass_trimmed
+
+        def lost(ordinal: int) -> None:
+            topic.abandon()
+            pass_trimmed(ordinal)
+
+        second.pass_trimmed = lost  # type: ignore[method-assign]
+
+        with pytest.raises(ConnectionFailed, match="1 of 2 members were done"):
+            await admin.subscriptions.skip(TOPIC, "group", 1)

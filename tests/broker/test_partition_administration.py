@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from broker.administration.routed import RoutedAdministration
+from broker.conversation import LookupResult, NotServing
 from broker.settings import BrokerLimits
 from magnetar.admin.topic_values import TopicSummary
 from magnetar.enums import InitialPosition
 from magnetar.errors import (
     AlreadyExists,
+    ConnectionFailed,
     InvalidArgument,
     OperationTimeout,
     ResourceExists,
@@ -282,3 +284,21 @@ async def test_a_topic_that_is_being_deleted_does_not_grow() -> None:
 
         with pytest.raises(TopicNotFound):
             await admin.topics.grow(TOPIC, 5)
+
+
+async def test_what_is_done_in_part_is_not_told_as_not_done() -> None:
+    async with two_brokers() as (nodes, admin):
+        await admin.subscriptions.create(TOPIC, "s", EARLIEST)
+        lookup = nodes[1].broker.lookup
+
+        async def stops(topic: str, *given: str, create: bool = True) -> LookupResult:
+            if topic == PARTITIONS[0]:
+                raise NotServing("this broker is leaving the cluster")
+            return await lookup(topic, *given, create=create)
+
+        nodes[1].broker.lookup = stops  # type: ignore[assignment, method-assign]
+
+        with pytest.raises(ConnectionFailed, match="2 of 3 partitions were done") as told:
+            await admin.subscriptions.skip(TOPIC, "s", 1)
+
+        assert type(told.value) is ConnectionFailed  # any other and the client asks elsewhere
