@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -99,9 +100,11 @@ class LocalSubscriptions:
             consumer.end(SubscriptionNotFound(
                 f"subscription {subscription!r} of {topic} was deleted by an administrator"
             ))
-        for one in chosen:
-            if owner.state.subscriptions.get(one.name) is one:  # lasting ones only
-                await owner.delete_subscription(one.name)
+        # Once begun it is done for all, also when nobody waits for it any more.
+        await asyncio.shield(asyncio.gather(*(
+            owner.delete_subscription(one.name) for one in chosen
+            if owner.state.subscriptions.get(one.name) is one  # lasting ones only
+        )))
 
     async def seek(
         self, topic: str, subscription: str, where: Where, *, member: str = ""

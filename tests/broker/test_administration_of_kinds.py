@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -30,6 +31,8 @@ from tests.broker.world import (
     Publisher,
     Subscriber,
     position_of,
+    settle,
+    until,
     world,
 )
 
@@ -202,6 +205,23 @@ async def test_who_changed_what_is_in_the_log(caplog: pytest.LogCaptureFixture) 
 
     (told,) = [one.getMessage() for one in caplog.records if "administration" in one.name]
     assert told.startswith("CreateTopic from ipv4:127.0.0.1") and "public/default/orders" in told
+
+
+async def test_a_groups_deletion_that_nobody_waits_for_any_more_ends_every_member() -> None:
+    async with world() as made:
+        node = await made.broker()
+        admin = await group_of_two(node)
+        topic = await node.topic()
+        for bookie in made.ground.bookies.bookies.values():
+            bookie.held = True
+        deleting = asyncio.ensure_future(admin.subscriptions.delete(TOPIC, "group", True))
+        await settle()
+
+        deleting.cancel()
+        for bookie in made.ground.bookies.bookies.values():
+            bookie.release()
+
+        await until(lambda: not topic.state.subscriptions)
 
 
 async def test_a_group_of_which_a_part_was_skipped_is_not_told_as_untouched() -> None:
