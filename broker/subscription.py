@@ -54,7 +54,7 @@ from broker.topic_log import TopicLog
 from broker.unburied import Unburied
 from ledger.position import Position
 from magnetar.dead_letter import default_dead_letter_topic
-from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError
+from magnetar.errors import ConsumerBusy, InvalidArgument, MagnetarError, SubscriptionNotFound
 from magnetar.runtime.clock import Clock
 from magnetar.topic import TopicName
 from tenants.policies import TopicPolicies
@@ -539,6 +539,8 @@ class Subscription:
         """See ConsumerSession.seek."""
         async with self._start:
             after, floor = await self.locate(position, initial, publish_time_ms)
+            if self.deleted:  # the record would move one that was made since under its name
+                raise SubscriptionNotFound(f"subscription {self.name!r} was deleted meanwhile")
             self.epoch += 1
             self.dispatcher.paused = True
             self.dispatcher.restart(after)

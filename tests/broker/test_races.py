@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from broker.backlog import expire_messages
-from broker.conversation import InitialPosition
+from broker.conversation import InitialPosition, MessagePosition
 from broker.settings import BrokerLimits
 from broker.stored_entry import StoredEntry
 from broker.topic import Topic
@@ -24,6 +24,7 @@ from magnetar.errors import (
     MagnetarError,
     NotOwner,
     ProducerFenced,
+    SubscriptionNotFound,
 )
 from metadata.topics import LedgerInfo, TopicRecord
 from tenants.policies import TopicPolicies
@@ -375,3 +376,36 @@ async def test_a_backlog_is_not_said_to_be_given_up_when_its_topic_was_lost_mean
 
         with pytest.raises(NotOwner):
             await expiring
+
+
+async def test_a_seek_of_a_deleted_subscription_does_not_move_the_next_of_its_name() -> None:
+    async with world() as made:
+        node = await made.broker()
+        leaving = await Subscriber.open(node)
+        await (await Publisher.open(node)).publish(b"1")
+        topic = await node.topic()
+        deleted = topic.state.subscriptions["s"]
+        locate, looking, go_on = deleted.locate, asyncio.Event(), asyncio.Event()
+
+        async def held(
+            position: MessagePosition | None, initial: InitialPosition, time_ms: int,
+            *, inclusive: bool = True,
+        ) -> tuple[Position, int]:
+            looking.set()
+            await go_on.wait()
+            return await locate(position, initial, time_ms, inclusive=inclusive)
+
+        deleted.locate = held  # type: ignore[method-assign]
+        seeking = asyncio.ensure_future(deleted.seek(None, EARLIEST, 0))
+        await looking.wait()
+        leaving.session.close()
+        await topic.delete_subscription("s")
+        await Subscriber.open(node)
+
+        go_on.set()
+
+        with pytest.raises(SubscriptionNotFound):
+            await seeking
+        await made.kill(node)
+        topic = await (await made.broker("b2")).topic()
+        assert topic.state.subscriptions["s"].backlog_messages == 0
