@@ -505,6 +505,7 @@ class Broker:
             if topic is not None:
                 topic.fail(error)
 
+        self.rounds.took(name)
         try:
             log = await ManagedLog.open(
                 name, me.broker_id, me.incarnation, topics=self._topics, ledgers=self._ledgers,

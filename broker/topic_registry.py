@@ -37,6 +37,10 @@ class TopicRegistry:
         topic = self._topics.get(name)
         return None if topic is None or topic.closing else topic
 
+    def is_busy_with(self, name: str) -> bool:
+        """The topic is being loaded, closed or deleted just now."""
+        return name in self._loading or name in self._closing
+
     async def obtain(self, name: str, decision: Decision = HERE) -> Topic:
         """The open topic, loaded if need be; raises what loading raises."""
         topic = self.get(name)

@@ -64,9 +64,16 @@ class TopicRounds:
         """Partitioned topics whose deletion was under way in the last round."""
         self.finish_partitioned: Visit = _nobody_can
         """Goes on with such a deletion; set by who administers topics at other brokers too."""
+        self._taken: set[str] = set()
+        """Topics this broker took: their records may name it although it has let go of them, and
+        no other broker looks after them then."""
         self._visited: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self.visits = 0
         """Topics loaded for their maintenance alone."""
+
+    def took(self, name: str) -> None:
+        """The topic's record is about to name this broker."""
+        self._taken.add(name)
 
     async def run(self) -> None:
         """Walk for ever."""
@@ -112,24 +119,36 @@ class TopicRounds:
             _log.info("the deletion of %s is not gone on with in this round: %s", name, error)
 
     async def _mine(self) -> AsyncIterator[TopicName]:
-        """This broker's share of all topics that it has not loaded."""
+        """This broker's share of all topics, and what it took, as far as it has not loaded it."""
+        gone = set(self._taken)
         for tenant in await self._tenants.list():
             for namespace in await self._namespaces.list(tenant):
                 for full in await self._topics.list(tenant, namespace):
-                    chosen = preferred(full, self._directory.all())
-                    mine = chosen is not None and chosen.broker_id == self._broker_id
+                    gone.discard(full)
+                    mine = full in self._taken or self._is_preferred(full)
                     if mine and self._registry.get(full) is None:
                         yield TopicName.parse(full)
+        self._taken -= gone
+
+    def _is_preferred(self, full: str) -> bool:
+        chosen = preferred(full, self._directory.all())
+        return chosen is not None and chosen.broker_id == self._broker_id
 
     async def _is_due(self, name: TopicName, record: TopicRecord) -> bool:
+        if self._registry.is_busy_with(name.full):
+            return False
         owner = record.owner
-        if owner is not None and owner.incarnation != RELEASED:
-            alive = await self._ownership.owner_alive(owner)
-            if alive is not None:
-                # What it does not delete although it could, we are to finish ourselves.
-                return record.deleting and alive.broker_id == self._broker_id
-            if record.every_ledger:
-                return True  # it died with the topic, and may have left work
+        if owner is not None and owner.incarnation == RELEASED:
+            owner = None
+        alive = None if owner is None else await self._ownership.owner_alive(owner)
+        if alive is not None and alive.broker_id == self._broker_id:
+            # It failed here, or could not be released: nobody else looks after it.
+            return bool(record.deleting or record.every_ledger)
+        self._taken.discard(name.full)
+        if alive is not None or not self._is_preferred(name.full):
+            return False
+        if owner is not None and record.every_ledger:
+            return True  # it died with the topic, and may have left work
         if record.deleting or record.doomed_ledgers or record.has_schedule:
             return True
         if not record.ledgers:

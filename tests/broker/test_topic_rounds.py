@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from broker.ownership import preferred
 from broker.settings import BrokerLimits
 from broker.topic_rounds import dues_ms_of
-from magnetar.errors import AlreadyExists, NotFound
+from magnetar.errors import AlreadyExists, ConnectionFailed, ConnectionLoss, NotFound
 from magnetar.ids import LedgerId
 from magnetar.topic import TopicName
 from metadata.tenants import NamespaceRecord, NamespaceRepository, TenantRecord, TenantRepository
@@ -223,3 +224,52 @@ async def test_policies_of_the_topic_itself_count() -> None:
 
         assert await visited(node) == 1
         assert await ledgers_kept(made) == 0
+
+
+async def at_another_than_preferred(made: World, policies: TopicPolicies) -> tuple[Node, Node]:
+    """Two brokers; the first serves the topic, which the second would be asked to serve."""
+    nodes = [await prepared(made, policies), await made.broker("b2", policies, limits=FAST)]
+    chosen = preferred(TOPIC, nodes[0].broker.directory.all())
+    assert chosen is not None
+    nodes.sort(key=lambda node: node.broker.settings.broker_id == chosen.broker_id)
+    return nodes[0], nodes[1]
+
+
+async def test_a_topic_that_failed_is_looked_after_by_the_broker_its_record_names() -> None:
+    async with world() as made:
+        node, other = await at_another_than_preferred(made, TopicPolicies(message_ttl_ms=60_000))
+        await Subscriber.open(node, permits=0)
+        await (await Publisher.open(node)).publish(b"x")
+        topic = await node.topic()
+        topic.fail(ConnectionFailed("some bookies are silent"))
+        node.clock.wall_offset_ms = 61_000
+
+        assert await visited(other) == 0
+        assert await visited(node) == 1
+
+        assert await ledgers_kept(made) == 0
+        await unloaded(node)
+        assert await visited(node) == 0
+
+
+async def test_a_deletion_that_failed_is_finished_by_the_broker_that_began_it() -> None:
+    async with world() as made:
+        node, other = await at_another_than_preferred(made, TopicPolicies())
+        await (await Publisher.open(node)).publish(b"x")
+        ledgers = node.broker._ledgers
+        delete = ledgers.delete
+
+        async def silent(_ledger_id: LedgerId) -> None:
+            raise ConnectionLoss("the metadata do not answer")
+
+        ledgers.delete = silent  # type: ignore[method-assign]
+        with pytest.raises(ConnectionLoss):
+            await node.broker.lifecycle.delete(TOPIC, force=True)
+        ledgers.delete = delete  # type: ignore[method-assign]
+
+        await visited(other)
+        assert (await made.ground.topics.get(TOPIC))[0].deleting
+        await visited(node)
+
+        with pytest.raises(NotFound):
+            await made.ground.topics.get(TOPIC)
