@@ -154,6 +154,12 @@ class Expiry:
 
         dead_letters.give(self._host.name, entry, mask, deliveries, EXPIRED, done)
 
+    def forget_below(self, floor: int) -> None:
+        """Everything below is acknowledged: dispatch need not wait for that to be taken."""
+        for first, mask in list(self._given.items()):
+            if first + mask.bit_length() <= floor:
+                del self._given[first]
+
     def reset(self) -> None:
         """A seek: what was given up before it is to be judged again."""
         self._given.clear()

@@ -380,6 +380,7 @@ class Subscription:
     def pass_trimmed(self, first_ordinal: int) -> None:
         """No message below is there any more."""
         self._acknowledging.pass_trimmed(first_ordinal)
+        self.expiry.forget_below(self.cursor.floor)
 
     def pass_range(self, first: int, end: int) -> None:
         """Messages nobody is to get any more, such as expired ones; none is at a consumer."""

@@ -459,6 +459,28 @@ async def test_the_dead_letter_topic_holds_dispatch_back(monkeypatch: pytest.Mon
         assert letters.payloads == [b"%d" % number for number in range(30)]
 
 
+async def test_a_backlog_that_is_cleared_holds_dispatch_back_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("broker.expiry.MAX_GIVEN_ENTRIES", 5)
+    async with world() as made:
+        node = await made.broker()
+        subscriber = await Subscriber.open(node, permits=0)
+        publisher = await Publisher.open(node)
+        for number in range(10):
+            await publish_at(node, publisher, 0, b"%d" % number)
+        await with_letters(node)  # which take none, as a topic that is not there
+        node.clock.wall_offset_ms = 61_000
+        subscriber.session.add_permits(100)
+        subscription = await subscription_of(node)
+        await until(lambda: subscription.expiry.full)
+
+        await clear_backlog((await node.topic()).log, subscription)
+        await publish_at(node, publisher, 61, b"new")
+
+        assert await subscriber.receive(1) == [b"new"]
+
+
 # --- by hand
 
 
