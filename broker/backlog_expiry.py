@@ -9,6 +9,7 @@ from the head of the backlog on, up to the first that may still be delivered, in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Protocol
 
 from broker.cursor import full_mask
@@ -65,7 +66,7 @@ class BacklogExpiry:
         before = host.backlog_messages
         ttl_ms = host.policies.message_ttl_ms
         if ttl_ms and not host.policies.dead_letter_expired:
-            await self._expire_until(now_ms - ttl_ms)
+            await self._expire_until(now_ms - ttl_ms, owed=True)
         await self._read_head()
         if host.backlog_messages < before:
             host.wake()  # what expired may have counted as delivered
@@ -75,7 +76,7 @@ class BacklogExpiry:
         messages. None of them goes to the dead-letter topic."""
         self._expiry.begin_turn()
         before = self._host.backlog_messages
-        await self._expire_until(self._clock.wall_ms() - age_ms)
+        await self._expire_until(self._clock.wall_ms() - age_ms, owed=False)
         self._host.wake()
         return before - self._host.backlog_messages
 
@@ -83,15 +84,16 @@ class BacklogExpiry:
         """Policies changed, or what was at consumers came back: look again."""
         self._quiet_until_ms = 0
 
-    async def _expire_until(self, time_ms: int) -> None:
-        """Give up what was appended at or before this time and is at no consumer."""
+    async def _expire_until(self, time_ms: int, *, owed: bool) -> None:
+        """Give up what was appended at or before this time and is at no consumer; what is `owed`
+        to the dead-letter topic is left to it."""
         after = await self._log.before_time(time_ms + 1)
         end = await self._log.ordinal_after(after)
         at = self._host.cursor.floor
         if end <= at:
             return
         before = self._host.backlog_messages
-        for first, mask in sorted(self._kept_masks().items()):
+        for first, mask in sorted(self._kept_masks(owed=owed).items()):
             kept_end = first + mask.bit_length()
             if kept_end <= at:
                 continue
@@ -105,9 +107,10 @@ class BacklogExpiry:
         self._host.pass_range(at, end)
         self._expiry.expired_messages += before - self._host.backlog_messages
 
-    def _kept_masks(self) -> dict[int, int]:
+    def _kept_masks(self, *, owed: bool) -> dict[int, int]:
         kept = dict(self._host.in_flight_masks())
-        for first, mask in self._expiry.given_masks():
+        others = self._expiry.given_masks()
+        for first, mask in chain(others, self._expiry.owed_masks() if owed else ()):
             kept[first] = kept.get(first, 0) | mask
         return kept
 
@@ -144,6 +147,8 @@ class BacklogExpiry:
             self._quiet_until_ms = 0
             return False
         live = self._expiry.live(entry, mask & ~in_flight)
+        if not self._host.policies.dead_letter_expired:
+            live &= ~self._expiry.owed(entry)
         kept = live | (mask & in_flight)
         if kept:
             self._wait_for(self._expiry.due_ms(entry, kept))

@@ -3,7 +3,8 @@
 A message expires so long after its append: its own time to live or the topic's policy, whichever
 is shorter. It is passed over and counts as acknowledged, as durably as if a consumer had done it;
 with `dead_letter_expired` it goes to the dead-letter topic first. What is at a consumer is left
-there, and judged when it comes back. Readers get whatever is stored.
+there, and judged when it comes back. What failed too often waits for the dead-letter topic, however
+long that takes. Readers get whatever is stored.
 
 Times of appends never fall along the log, so after a clock went back messages live longer, and
 none is passed over too early.
@@ -44,6 +45,10 @@ class ExpiryHost(Protocol):
     @property
     def dead_letters(self) -> DeadLetters: ...
 
+    @property
+    def max_deliveries(self) -> int:
+        """Of a message before it is given up; 0: any number."""
+
     def passed_over(self, entry: StoredEntry, mask: int) -> None:
         """These messages count as acknowledged."""
 
@@ -78,6 +83,18 @@ class Expiry:
         """What is on its way there: (first ordinal of the entry, which of its messages)."""
         return self._given.items()
 
+    def owed_masks(self) -> Iterable[tuple[int, int]]:
+        """What failed too often and is not in the dead-letter topic: (first ordinal of the entry,
+        which of its messages)."""
+        times, counts = self._host.max_deliveries, self._host.counts
+        for first in counts.delivered_at_least(times) if times else ():
+            yield first, counts.mask_delivered(first, times)
+
+    def owed(self, entry: StoredEntry) -> int:
+        """As `owed_masks`, of one entry."""
+        times = self._host.max_deliveries
+        return self._host.counts.mask_delivered(entry.first_ordinal, times) if times else 0
+
     def begin_turn(self) -> None:
         """Look at the clock and the policies once for many entries."""
         self._now_ms = self._clock.wall_ms()
@@ -104,14 +121,18 @@ class Expiry:
         """Those of `mask` that have waited too long, as of the beginning of the turn."""
         age_ms = self._now_ms - entry.append_time_ms
         if self._ttl_ms and age_ms >= self._ttl_ms:
-            return mask
-        if not entry.expires:
+            expired = mask
+        elif not entry.expires:
             return 0
-        expired = 0
-        for index, ttl_ms in enumerate(ttls_ms_of(entry)):
-            if 0 < ttl_ms <= age_ms:
-                expired |= 1 << index
-        return mask & expired
+        else:
+            expired = 0
+            for index, ttl_ms in enumerate(ttls_ms_of(entry)):
+                if 0 < ttl_ms <= age_ms:
+                    expired |= 1 << index
+            expired &= mask
+        if expired and self._dead_letters is None:
+            expired &= ~self.owed(entry)  # else they go to the dead-letter topic in any case
+        return expired
 
     def due_ms(self, entry: StoredEntry, mask: int) -> int | None:
         """When the first of these messages expires, by the wall clock; None: none ever does."""

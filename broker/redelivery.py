@@ -132,6 +132,14 @@ class RedeliveryCounts:
             if any(history.count >= times for history in histories)
         )
 
+    def mask_delivered(self, first_ordinal: int, times: int) -> int:
+        """Those messages of the entry that were at least so often."""
+        mask = 0
+        for history, messages in self._histories.get(first_ordinal, {}).items():
+            if history.count >= times:
+                mask |= messages
+        return mask
+
     def forget(self, first_ordinal: int) -> None:
         """The entry is acknowledged."""
         for history in self._histories.pop(first_ordinal, ()):

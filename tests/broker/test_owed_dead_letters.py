@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.backlog import expire_messages
 from broker.settings import BrokerLimits
 from broker.state_records import SubscriptionKind
 from magnetar.errors import ConnectionFailed
@@ -128,6 +129,47 @@ async def test_what_expires_after_it_was_given_up_is_written_once() -> None:
         await until(lambda: topic.lanes.waiting_messages == 0)
 
         assert await dead_payloads(node) == [b"bad", b"worse"]
+
+
+@pytest.mark.parametrize("how", ["here", "at the next owner", "in its turn"])
+async def test_they_do_not_expire_while_they_wait(how: str) -> None:
+    async with world() as made:
+        policies = TopicPolicies(message_ttl_ms=60_000)
+        node = await made.broker(policies=policies)
+        await given_up(made, node)
+        if how != "here":
+            await made.kill(node)
+            node = await made.broker("b2", policies=policies)
+        node.clock.wall_offset_ms = 120_000
+        if how == "in its turn":
+            await Subscriber.open(node, max_deliveries=1)
+        subscription = await subscription_of(node)
+        for _ in range(2):
+            await subscription.backlog_expiry.run()
+        await settle()
+        assert subscription.backlog_messages == 2
+
+        made.forwarder.failure = None
+        await until(lambda: subscription.backlog_messages == 0)
+
+        assert await dead_payloads(node) == [b"bad", b"worse"]
+        assert subscription.expiry.expired_messages == 0
+
+
+async def test_others_expire_around_them() -> None:
+    async with world() as made:
+        node = await made.broker(policies=TopicPolicies(message_ttl_ms=60_000))
+        one = await given_up(made, node)
+        one.session.close()
+        await (await Publisher.open(node)).publish(b"later")
+        node.clock.wall_offset_ms = 120_000
+        subscription = await subscription_of(node)
+        for _ in range(2):
+            await subscription.backlog_expiry.run()
+
+        assert subscription.expiry.expired_messages == 1
+        assert subscription.backlog_messages == 2
+        assert await expire_messages(subscription, 0) == 2  # by hand they are
 
 
 async def test_after_a_seek_they_are_given_up_anew() -> None:
