@@ -9,6 +9,7 @@ from broker.administration.routing import OwnerAdministration
 from magnetar.admin.codec import fill, id_message, id_of, scheduled_id_of, where_of
 from magnetar.admin.schedule import OUTCOME
 from magnetar.admin.schedule_values import ScheduleOutcome
+from magnetar.enums import InitialPosition
 from magnetar.errors import InvalidArgument
 from magnetar.wire import admin_pb2 as pb
 from tenants.topic_administration import TopicAdministration
@@ -111,8 +112,11 @@ class TopicCalls:
     async def _create_subscription(
         self, request: pb.CreateSubscriptionRequest, _: pb.DoneReply
     ) -> None:
+        start = (
+            where_of(request.start) if request.HasField("start") else InitialPosition.Latest
+        )
         await self._for(request).subscriptions.create(
-            request.topic, request.subscription, where_of(request.start)
+            request.topic, request.subscription, start
         )
 
     async def _list_subscriptions(self, request: pb.TopicRequest, reply: pb.NamesReply) -> None:

@@ -112,6 +112,8 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InvalidArgument):
         where_of(pb.Where(publish_time_ms=-5))
     with pytest.raises(InvalidArgument):
+        where_of(pb.Where())  # a seek there would give up the whole backlog
+    with pytest.raises(InvalidArgument):
         id_message(MessageId(0, 1 << 70, 0, 0))
     with pytest.raises(InvalidArgument):
         policy_message(1 << 70)

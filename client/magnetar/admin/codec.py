@@ -143,9 +143,11 @@ def where_of(message: pb.Where) -> Where:
             if message.publish_time_ms <= 0:
                 raise InvalidArgument("a time is in milliseconds since 1970, above 0")
             return message.publish_time_ms
-        case _:
+        case "end":
             earliest = message.end == broker_pb2.EARLIEST
             return InitialPosition.Earliest if earliest else InitialPosition.Latest
+        case _:  # of a later version, perhaps: never to be taken for the end of the topic
+            raise InvalidArgument("a place is a message id, an end, or a time in ms")
 
 
 def id_message(message_id: MessageId | ScheduledId) -> pb.MessageIdData:
