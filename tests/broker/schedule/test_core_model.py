@@ -421,6 +421,19 @@ def test_long_lives(seed: int) -> None:
     model.finish()
 
 
+@pytest.mark.parametrize("seed", [2340, 6970, 7397])
+def test_lives_after_which_cancellations_in_runs_that_are_gone_were_counted(seed: int) -> None:
+    """6970: all runs were dropped; 7397: while another was being written."""
+    model = Model()
+    model.chance = random.Random(seed)
+
+    for step in random.Random(f"{seed}/s").choices(list(STEPS), k=40):
+        step(model)
+        model.check()
+
+    model.finish()
+
+
 def test_nothing_fires_before_anything_was_stored() -> None:
     core = ScheduleCore()
     core.admit(b"", [1])
