@@ -334,10 +334,10 @@ class Client(Handling, Closable):
         Concerns what lies there now, at most `max_messages` of it; `filter` and `tags` choose, as
         in `subscribe` (`"dead_letter.reason LIKE '%timeout%'"`), and what they do not want stays.
         May be run again at any time, also after it was cut off. Raises ConsumerBusy while another
-        redrive runs, ConnectionFailed when nothing moved for `patience_millis`.
+        redrive runs, TopicNotFound, ConnectionFailed when nothing moved for `patience_millis`.
         """
         name = self._topic(dead_letter_topic)
-        partitions = await self._partitions(name)
+        partitions = await self._partitions(name, must_exist=True)
         logs = [name.with_partition(number).full for number in range(partitions)] or [name.full]
         options = RedriveOptions(
             subscription, to or "", max_messages or 0, filter, tags, patience_millis)
@@ -374,12 +374,14 @@ class Client(Handling, Closable):
         if self._closed:
             raise AlreadyClosed("the client is closed; make a new one")
 
-    async def _partitions(self, name: TopicName) -> int:
-        """How many partitions the topic has; 0: it is a log itself."""
+    async def _partitions(self, name: TopicName, *, must_exist: bool = False) -> int:
+        """How many partitions the topic has; 0: it is a log itself. One that `must_exist` is not
+        made: TopicNotFound."""
         if name.partition >= 0 or not name.persistent:
             return 0
         deadline_s = self._clock.monotonic_s() + self._settings.operation_timeout_s
-        return await self._connections.partitions_of(name.full, deadline_s)
+        return await self._connections.partitions_of(
+            name.full, deadline_s, must_exist=must_exist)
 
     def _queue(self, name: TopicName, size: int | None) -> ReceiveQueue:
         check_size(size)

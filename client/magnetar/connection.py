@@ -194,13 +194,16 @@ class Connections:
             raise InvalidArgument(f"{reply.topic} is partitioned; name one of its partitions")
         return Owner(via if reply.relay else reply.owner_address, via, reply.relay)
 
-    async def partitions_of(self, topic: str, deadline_s: float) -> int:
-        """How many partitions the topic has; 0: it is not partitioned. Raises as `open_stream`."""
+    async def partitions_of(
+        self, topic: str, deadline_s: float, *, must_exist: bool = False
+    ) -> int:
+        """How many partitions the topic has; 0: it is not partitioned. One that `must_exist` is
+        not made. Raises as `open_stream`."""
         attempts = self._attempts(deadline_s)
         while True:
             try:
                 async with asyncio.timeout(attempts.limit_s(self.settings.attempt_timeout_s)):
-                    return (await self._look_up(topic, ""))[1].partitions
+                    return (await self._look_up(topic, "", must_exist))[1].partitions
             except TimeoutError:
                 failure: MagnetarError = self._no_answer()
             except RETRYABLE as error:

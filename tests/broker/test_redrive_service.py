@@ -9,7 +9,13 @@ import pytest
 
 from broker.ownership import ProbeResult
 from magnetar import Client, InitialPosition
-from magnetar.errors import ConnectionFailed, ConsumerBusy, InvalidArgument, TopicTerminated
+from magnetar.errors import (
+    ConnectionFailed,
+    ConsumerBusy,
+    InvalidArgument,
+    TopicNotFound,
+    TopicTerminated,
+)
 from magnetar.redrive import RedriveReport
 from magnetar.topic import TopicName
 from magnetar.wire import broker_pb2 as pb
@@ -68,6 +74,15 @@ async def test_bad_requests_are_refused() -> None:
         with pytest.raises(ConsumerBusy):
             await client.redrive(DEAD_NAME)
         await consumer.close()
+
+
+async def test_a_topic_that_is_not_there_is_refused_and_not_made() -> None:
+    async with world() as made, served(made) as broker, Client(broker.url) as client:
+        with pytest.raises(TopicNotFound, match="orders-s-daed does not exist"):
+            await client.redrive("orders-s-daed")
+
+        with pytest.raises(TopicNotFound):
+            await broker.node.broker.catalog.existing(TopicName.parse("orders-s-daed"))
 
 
 async def test_a_redrive_that_gets_nowhere_tells_why_and_how_much_it_moved() -> None:
