@@ -86,10 +86,7 @@ async def test_a_topic_that_is_not_there_is_refused_and_not_made() -> None:
 
 
 async def test_a_redrive_that_gets_nowhere_tells_why_and_how_much_it_moved() -> None:
-    async with (
-        world() as made, served(made) as broker,
-        Client(broker.url, operation_timeout_seconds=0.2) as client,
-    ):
+    async with world() as made, served(made) as broker, Client(broker.url) as client:
         await given_up(broker.node, b"a")
         made.forwarder.failing[TOPIC] = TopicTerminated("orders takes no more")
 
