@@ -106,7 +106,8 @@ class BrokerNode:
             port = server.add_insecure_port(str(listen))
         except RuntimeError as error:
             raise OSError(
-                f"cannot listen on {listen}: the port is taken, or the address is not ours"
+                f"cannot listen on {listen}: the address is not ours, or the port is taken;"
+                " --port names another, 0 any free one"
             ) from error
         self._address = self.settings.advertised or Address(listen.host, port)
         if self.settings.admin_listen is not None and self._make_admin is not None:

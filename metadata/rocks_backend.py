@@ -37,7 +37,9 @@ class RocksBackend:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._db: Any = Rdict(str(directory), options)
-        except Exception as error:
+        except Exception as error:  # rocksdict raises bare Exceptions
+            if "LOCK" in str(error):
+                raise DiskFailure(f"{directory} is in use by another process") from error
             raise DiskFailure(f"cannot open the metadata in {directory}: {error}") from error
         self._durably = WriteOptions()
         self._durably.sync = True

@@ -117,4 +117,5 @@ def test_a_broker_whose_port_is_taken_says_so_and_ends(tmp_path: Path, taken_por
     assert "Traceback" not in done.stderr, done.stderr
     last_line = done.stderr.strip().splitlines()[-1]
     assert last_line.startswith("magnetar: ")
-    assert f"127.0.0.1:{taken_port}: the port is taken" in last_line
+    assert f"cannot listen on 127.0.0.1:{taken_port}" in last_line
+    assert "the port is taken; --port names another" in last_line

@@ -140,7 +140,7 @@ def _crash(store: EmbeddedStore) -> None:
 async def test_a_directory_belongs_to_one_process(tmp_path: Path) -> None:
     store = EmbeddedStore.open(tmp_path)
 
-    with pytest.raises(DiskFailure):
+    with pytest.raises(DiskFailure, match="is in use by another process"):
         EmbeddedStore.open(tmp_path)
 
     await store.close()
