@@ -72,6 +72,8 @@ def test_tenants_namespaces_and_policies(shell: Shell) -> None:
     assert shell.json("policies set ack_quorum= --topic shop/orders/x") == {
         "deduplication": False}
     assert shell.json("policies get --namespace shop/orders") == {"retention_minutes": 60}
+    assert shell.text("policies get --namespace shop/orders").split() == [
+        "POLICY", "VALUE", "retention_minutes", "60"]
     shown = shell.text("policies effective --topic shop/orders/x")
     assert "deduplication" in shown and "topic" in shown
     assert isinstance(shell.error("tenants delete shop --yes"), ResourceInUse)

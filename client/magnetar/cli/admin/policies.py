@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from magnetar.cli.admin.arguments import (
     policy_changes,
 )
 from magnetar.cli.options import DEFAULT_URL, Json, ServiceUrl
-from magnetar.cli.printing import as_json, record, table
+from magnetar.cli.printing import as_json, table
 
 app = typer.Typer(
     help="Policies of the cluster, a namespace or a topic. The narrower one counts.",
@@ -42,7 +43,7 @@ def set_policies(
     wanted = policy_changes(changes)
     with administration(url) as admin:
         found = admin.policies.set(wanted, namespace=namespace, topic=topic)
-    as_json(found) if json else record(found)
+    _show(found, json)
 
 
 @app.command()
@@ -53,9 +54,17 @@ def get(
     """Show what is set at one level, nothing inherited."""
     with administration(url) as admin:
         found = admin.policies.get(namespace=namespace, topic=topic)
-    if not json and not found:
-        typer.echo("nothing is set at this level", err=True)
-    as_json(found) if json else record(found)
+    _show(found, json)
+
+
+def _show(found: Mapping[str, object], json: bool) -> None:
+    """Under the names that `set` takes."""
+    if json:
+        as_json(found)
+        return
+    table(
+        ({"policy": name, "value": value} for name, value in found.items()),
+        "nothing is set at this level")
 
 
 @app.command()
