@@ -58,6 +58,17 @@ def test_a_dead_letter_of_a_senseless_time_is_listed(url: str) -> None:
     assert [row["failed_at"] for row in rows] == ["9" * 18 + " ms"]
 
 
+def test_that_there_are_no_dead_letters_is_told(url: str) -> None:
+    marked("cli-none-dead", url, "one", topic="cli-none", subscription="s")
+    run(*MAGNETAR, "dlq", "redrive", "cli-none-dead", url=url)
+
+    for verb in ("list", "peek"):
+        done = subprocess.run(
+            [*MAGNETAR, "dlq", verb, "cli-none-dead", "--url", url], capture_output=True,
+            text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "no dead letters\n"), verb
+
+
 def test_what_cannot_go_back_is_told(url: str) -> None:
     dead("cli-lost", url, "one", "two")
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Dead letters: messages that their consumers could not handle.", no_args_is_help=True)
 
+NONE = "no dead letters"
+
 Topic = Annotated[str, typer.Argument(help="The dead-letter topic: TOPIC-SUBSCRIPTION-dead.")]
 Subscription = Annotated[
     str, typer.Option("-s", "--subscription", help="Keeps what is not yet redriven.")
@@ -46,7 +48,7 @@ def list_(
             "failed_at": iso_time(letter.failed_at_ms) if letter else "",
             "reason": letter.reason if letter else "no dead letter",
         })
-    as_json(rows) if json else table(rows, "no dead letters")
+    as_json(rows) if json else table(rows, NONE)
 
 
 @app.command()
@@ -57,7 +59,10 @@ def peek(
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
     """Show dead letters that are not yet redriven, whole. Nothing is consumed."""
-    for message in _waiting(url, topic, subscription, count):
+    found = _waiting(url, topic, subscription, count)
+    if not found:
+        typer.echo(NONE, err=True)
+    for message in found:
         print(f"{message.message_id}  from {message.producer_name}, sequence id"
               f" {message.sequence_id}, published {iso_time(message.publish_timestamp)}")
         for name, value in (("key", message.partition_key), ("tag", message.tag)):
