@@ -42,7 +42,8 @@ def finished(client: Child, look: Callable[[], None]) -> Figures:
     while client.alive and time.monotonic() < deadline_s:
         look()
         time.sleep(POLL_S)
-    client.process.wait(1)
+    if client.alive:
+        raise ValueError(f"{client.name} did not end within {LIMIT_S:g} s: {client.log_end()}")
     if client.process.returncode:
         raise ValueError(f"{client.name} ended badly: {client.log_end()}")
     figures: Figures = json.loads(client.log_end().splitlines()[-1])

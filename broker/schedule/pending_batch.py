@@ -9,7 +9,7 @@ from operator import le
 from typing import Final
 
 from broker.schedule.due import Due
-from magnetar.entry import EntryView, ScheduleMark, SchedulePlace
+from magnetar.entry import Codec, EntryView, ScheduleMark, SchedulePlace, parse_header
 from magnetar.runtime.network import Buffer
 
 BATCH_OVERHEAD_BYTES: Final = 600
@@ -17,6 +17,13 @@ BATCH_OVERHEAD_BYTES: Final = 600
 MESSAGE_OVERHEAD_BYTES: Final = 16
 
 Waiting = tuple[ScheduleMark, Due]
+
+
+def _resident_bytes(batch: Buffer) -> int:
+    """Of a compressed one also its payloads, which are there beside it from when it is looked into
+    until it is released: for all of a table at once while a run is made of it."""
+    header = parse_header(batch)
+    return len(batch) + (header.uncompressed_bytes if header.codec is not Codec.NONE else 0)
 
 
 class PendingBatch:
@@ -45,7 +52,7 @@ class PendingBatch:
         """So many were passed, of the order."""
         self.ledger_id = self.entry_id = -1
         self.size_bytes = (
-            len(batch) + BATCH_OVERHEAD_BYTES + MESSAGE_OVERHEAD_BYTES * self.count
+            _resident_bytes(batch) + BATCH_OVERHEAD_BYTES + MESSAGE_OVERHEAD_BYTES * self.count
         )
         self._withdrawn = 0
         self._kept: tuple[int, int] | None = None

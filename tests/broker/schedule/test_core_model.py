@@ -436,11 +436,11 @@ def test_lives_after_which_cancellations_in_runs_that_are_gone_were_counted(seed
 
 def test_nothing_fires_before_anything_was_stored() -> None:
     core = ScheduleCore()
-    core.admit(b"", [1])
+    core.admit(encode_batch(
+        "p", 0, [b"m"], publish_time_ms=1, columns=Columns(deliver_at_ms=[1])), [1])
 
     assert core.take(10, 1, 1) is None
     assert core.held_back is False and core.handed == ScheduleMark(-1, -1)
-
 
 
 def test_what_comes_in_overdue_without_a_pause_does_not_hold_back_what_is_due() -> None:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from broker.schedule.core import ScheduleCore
 from broker.schedule.memory import ScheduleMemory
+from magnetar.entry import Codec, Columns, encode_batch
 from tests.broker.world import TestClock
 
 
@@ -74,3 +76,16 @@ def test_producers_go_on_where_nothing_is_in_memory_though_others_fill_it() -> N
     memory.changed(small)
 
     assert memory.full and (small.told, large.told) == (1, 0)
+
+
+def test_of_compressed_batches_what_comes_out_of_them_counts_as_well() -> None:
+    def waiting_bytes(codec: Codec) -> int:
+        core = ScheduleCore()
+        due_ms = [1_000] * 20
+        core.admit(encode_batch(
+            "p", 0, [b"x" * 1_000] * 20, publish_time_ms=1, codec=codec,
+            columns=Columns(deliver_at_ms=due_ms)), due_ms)
+        core.stored(1, 0)
+        return core.memory_bytes
+
+    assert waiting_bytes(Codec.NONE) < waiting_bytes(Codec.ZSTD) < 2 * waiting_bytes(Codec.NONE)
