@@ -186,12 +186,13 @@ class ClusterWorld(World):
         )
 
     def _schedule_is_empty(self) -> bool:
-        """Nothing waits, and nothing is kept on the bookies any more."""
+        """Nothing waits, nothing is kept on the bookies any more, and nothing is tried in vain."""
         owner, record = self.owner_process(), self.audit.topics[TOPIC]
         broker = owner.broker if isinstance(owner, BrokerProcess) else None
         topic = broker.registry.get(TOPIC) if broker is not None else None
         return topic is not None and not (
             topic.schedule.count or record.schedule_runs or record.schedule_ledgers
+            or topic.schedule.blocked_reason
         )
 
     def _owed(self) -> set[tuple[str, int]]:
